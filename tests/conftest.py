@@ -1,0 +1,16 @@
+"""Where the fixtures are that are not part of the project."""
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of parity numbers and photographs; a test that needs it is skipped where it is absent."""
+    folder = Path(os.environ.get("SGINET_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no fixtures at {folder} (set SGINET_SHARED to the folder that holds them)")
+    return folder
