@@ -67,14 +67,14 @@ def open_image(
         fault = "not a picture that can be read" if "cannot identify" in str(fault) else fault
         raise ImageError(f"{name}: {fault}" if str(name) else str(fault)) from None
 
-# %% ../nbs/00_core.ipynb #42e6bc51
+# %% ../nbs/00_core.ipynb #a71777de
 def _array_in(a):
     "`H×W`, `H×W×3` or `H×W×4`, uint8 0..255 or float 0..1, as float32 `1×3×H×W`."
     if a.ndim not in (2, 3) or a.ndim == 3 and a.shape[2] not in (1, 3, 4):
         raise ImageError(f"an array of shape {a.shape} is no picture: H×W, H×W×3 or H×W×4 is")
     if a.dtype != np.uint8 and not np.issubdtype(a.dtype, np.floating):
         raise ImageError(f"an array of {a.dtype} has no known range: use uint8 (0..255) or float (0..1)")
-    x = torch.from_numpy(np.ascontiguousarray(a)).float() / (255 if a.dtype == np.uint8 else 1)
+    x = torch.tensor(a).float() / (255 if a.dtype == np.uint8 else 1)
     x = x[..., None] if x.ndim == 2 else x
     return x[..., :3].expand(*x.shape[:2], 3).permute(2, 0, 1)[None].contiguous()
 
