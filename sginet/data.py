@@ -138,15 +138,20 @@ def drawn_scenes(n=64, height=256, width=512, first=0, **kwargs):
         return scene.image[0], scene.classes[0]
     return RainedOn(read, n, **kwargs)
 
-# %% ../nbs/03_data.ipynb #c564ebe9
+# %% ../nbs/03_data.ipynb #0b10b53a
 class SampleLoader(DataLoader):
     "Batches from a sample source; random crops and flips where `train`, and whole pictures in order where not."
     def __init__(self, source, bs, size=None, train=True, num_workers=0, device=None):
-        super().__init__(source, bs=bs, num_workers=num_workers, shuffle=train, drop_last=train and len(source) >= bs, device=device, n=len(source))
-        self.source, self.size, self.train, self.n_inp = source, size, train, 1
+        self.source, self.size, self.train, self.n_inp, self.epoch_seed = source, size, train, 1, 0
+        super().__init__(bs=bs, num_workers=num_workers, shuffle=train, drop_last=train and len(source) >= bs, device=device,
+                         n=len(source), indexed=True)
+
+    def randomize(self):  # fastai calls this before every epoch
+        super().randomize()
+        self.epoch_seed = self.rng.getrandbits(63)
 
     def create_item(self, i):
-        rng = np.random.default_rng(self.rng.getrandbits(64) if self.train else i)
+        rng = np.random.default_rng([self.epoch_seed if self.train else 0, i])  # the same for any number of workers
         sample = self.source.sample(i, self.size, rng)
         return tuple(x.flip(-1) for x in sample) if self.train and rng.random() < .5 else sample
 

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['SGINetCallback', 'FastaiLoss', 'SGINetLearner', 'psnr', 'ssim', 'psnr_coarse', 'sginet_learner']
 
-# %% ../nbs/12_learner.ipynb #dba1c51a
+# %% ../nbs/12_learner.ipynb #5495a5de
+import fastai.callback.schedule  # gives every Learner fit_one_cycle and lr_find
 import torch
 from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.training import GradientClip
-from fastai.learner import Learner, Recorder, AvgMetric
+from fastai.learner import Learner
 from fastai.optimizer import Adam
 
 from .core import show_images
@@ -17,14 +18,18 @@ from .losses import SGINetLoss
 from .metrics import psnr_y, ssim_y
 from .model import SGINet
 
-# %% ../nbs/12_learner.ipynb #6cf6ceee
+# %% ../nbs/12_learner.ipynb #22f1b2ce
 class SGINetCallback(Callback):
-    "Hands the rain image to the loss, keeps each term's mean over the epoch, and skips a batch whose loss explodes."
+    "Hands the rain image to the loss, keeps each term's mean over the epoch, skips a batch whose loss explodes, and lets CSD begin late."
     order = -5
-    def __init__(self, skip=1e6): self.skip, self.limit = skip, 1e8  # the release's: 1e6 × the last epoch's mean, 1e8 before there is one
+    def __init__(self, skip=1e6, csd_from=0):
+        self.skip, self.limit, self.csd_from = skip, 1e8, csd_from  # the release's: 1e6 × the last epoch's mean, 1e8 before there is one
 
+    def before_fit(self): self.csd_weight = getattr(self, "csd_weight", self.learn.loss_func.weights.get("csd", 0))
+    def after_fit(self): self.learn.loss_func.weights["csd"] = self.csd_weight
     def before_batch(self):
         self.learn.yb = (self.yb[0], self.xb[0])  # (clean, rain); labels are for metrics, not for the loss
+        self.learn.loss_func.weights["csd"] = self.csd_weight if self.train_iter >= self.csd_from else 0
 
     def before_epoch(self): self.sums, self.total, self.count, self.skipped = {}, 0., 0, 0
     def after_loss(self):
@@ -73,13 +78,14 @@ def psnr_coarse(out, clean, *rest):
     "Mean PSNR on Y of the coarse picture, dB."
     return psnr_y(out.coarse.float(), clean.float()).mean()
 
-# %% ../nbs/12_learner.ipynb #eeaa5662
+# %% ../nbs/12_learner.ipynb #e5e0af46
 def sginet_learner(
     dls,            # batches of (rain, clean[, labels]): see `rain_dls`
     model=None,     # an SGINet; None: a new one of width 8 with a small SEM and a difference for output
     vgg=None,       # the layers of the perceptual loss: see `vgg16_features`
     weights=None,   # of the four losses; None: the paper's
     reference=True, # the release's form of the losses, or the textbook's
+    csd_from=50,    # batches without CSD at first: a network that returns its input has a CSD loss of 10⁷, see 07
     clip=1.,        # the norm that gradients are clipped to; None leaves them
     cbs=(), **kwargs, # passed on to fastai's Learner
 ):
@@ -89,4 +95,4 @@ def sginet_learner(
     loss = FastaiLoss(model.sem, vgg, reference=reference, **options)
     params = lambda m: [[p for p in m.parameters() if p.requires_grad]]
     return SGINetLearner(dls, model, loss_func=loss.to(dls.device), splitter=params, metrics=[psnr, ssim, psnr_coarse], train_bn=False,
-                         cbs=[SGINetCallback(), *([GradientClip(clip)] if clip else []), *cbs], **{"opt_func": Adam, "lr": 1e-3, **kwargs})
+                         cbs=[SGINetCallback(csd_from=csd_from), *([GradientClip(clip)] if clip else []), *cbs], **{"opt_func": Adam, "lr": 1e-3, **kwargs})

@@ -100,7 +100,7 @@ class Perceptual(nn.Module):
         with torch.no_grad(): wanted = self.features(clean)
         return sum(F.l1_loss(f, w) for f, w in zip(self.features(pred), wanted))
 
-# %% ../nbs/10_losses.ipynb #5fd7ecc6
+# %% ../nbs/10_losses.ipynb #654d8ab1
 class SGINetLoss(nn.Module):
     "The weighted sum of the four losses, called with (`Derained`, rain, clean); `terms` keeps the last values by name, before weighting. SGINet, section 3.4."
     def __init__(self,
@@ -110,10 +110,10 @@ class SGINetLoss(nn.Module):
                  reference=True):  # bit for bit the release, or else the textbook form of SSIM and the perceptual loss
         super().__init__()
         if unknown := set(weights) - {"ssim", "perceptual", "csd", "residual"}: raise ValueError(f"unknown losses: {sorted(unknown)}")
-        self.weights, self.reference, self.terms = {k: w for k, w in weights.items() if w}, reference, {}
-        if "csd" in self.weights and sem is None: raise ValueError("the CSD loss needs a SEM")
+        self.weights, self.reference, self.terms = dict(weights), reference, {}
+        if self.weights.get("csd") and sem is None: raise ValueError("the CSD loss needs a SEM")
         self.sem = [sem]  # in a list: the model owns its parameters
-        self.perceptual = Perceptual(vgg, reference) if "perceptual" in self.weights else None
+        self.perceptual = Perceptual(vgg, reference) if self.weights.get("perceptual") else None
 
     def _csd(self, out, rain, clean):
         with torch.no_grad(): positive, negative = self.sem[0](torch.cat([clean, rain])).chunk(2)
@@ -122,6 +122,6 @@ class SGINetLoss(nn.Module):
     def forward(self, out, rain, clean):
         compute = dict(ssim=lambda: -ssim(out.refined, clean, self.reference), perceptual=lambda: self.perceptual(out.refined, clean),
                        csd=lambda: self._csd(out, rain, clean), residual=lambda: residual_loss(out.coarse, clean))
-        values = {name: compute[name]() for name in self.weights}
+        values = {name: compute[name]() for name, w in self.weights.items() if w}
         self.terms = {name: v.detach() for name, v in values.items()}
         return sum(self.weights[name] * v for name, v in values.items())

@@ -6,26 +6,28 @@ import argparse
 import csv
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from fastai.callback.core import Callback
+from fastai.learner import Recorder
+from fastai.optimizer import Adam
 
-from sginet.core import IGNORE
+from sginet.core import IGNORE, as_batch
+from sginet.data import find_labelled, labelled_photos, rain_dls, read_labels
+from sginet.learner import sginet_learner
+from sginet.losses import vgg16_features
+from sginet.metrics import SegmentationScore, psnr_y, ssim_y
+from sginet.model import SGINet
 from sginet.sem import SmallSEM
-
-# CamVid: Sky Building Pole Road Pavement Tree SignSymbol Fence Car Pedestrian Bicyclist Unlabelled, as Cityscapes train ids
-CAMVID = torch.tensor([10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 12] + [IGNORE] * 245)
-
 
 def labelled(folder):
     """All pictures (N×3×H×W uint8) and class maps (N×H×W int64) of a folder with images/ and labels/, in memory."""
-    files = sorted((Path(folder) / "images").iterdir())
-    images = torch.stack([torch.from_numpy(np.array(Image.open(f).convert("RGB"))).permute(2, 0, 1) for f in files])
-    maps = torch.stack([torch.from_numpy(np.array(Image.open(Path(folder) / "labels" / f"{f.stem}.png"))) for f in files])
-    return images, CAMVID[maps.long()]
+    images, maps = zip(*((as_batch(f)[0].mul(255).round().byte(), read_labels(label)[None]) for f, label in find_labelled(folder)))
+    return torch.cat(images), torch.cat(maps)
 
 
 def save(path, **state):
@@ -48,6 +50,69 @@ def augmented(images, maps, size, rng):
         if rng.random() < .3: x = (x + rng.uniform(0, .05) * torch.randn(x.shape)).clamp(0, 1)
         xs.append(x), ys.append(y[:, 0])
     return torch.cat(xs), torch.cat(ys)
+
+
+def derain_learner(args):
+    """Width 8, the SEM of the first step, all four losses; the perceptual one on a thin random VGG, since its cost would be most of a step."""
+    sem = SmallSEM()
+    sem.load_state_dict(torch.load(args.out / "sem.pt")["model"])
+    torch.manual_seed(args.seed)
+    dls = rain_dls(args.data, "both", args.crop, args.batch, num_workers=1)
+    dls.rng.seed(args.seed)
+    return sginet_learner(dls, SGINet(8, sem, args.output), vgg16_features(width=16), opt_func=partial(Adam, decouple_wd=True), wd=1e-4)
+
+
+class EveryEpoch(Callback):
+    """Write model and optimiser after each epoch."""
+    def __init__(self, file): self.file = file
+
+    def after_epoch(self):
+        save(self.file, model=self.model.state_dict(), opt=self.opt.state_dict(), epoch=self.epoch + 1)
+        terms = " ".join(f"{k} {v:.3f}" for k, v in self.learn.terms.items())
+        print(f"epoch {self.epoch + 1}/{self.n_epoch} {terms}", flush=True)
+
+
+def train_derain(args):
+    """FRM and SIM on crops with rain made on the fly, one cycle; goes on after a stop from the last epoch."""
+    learn, file, start = derain_learner(args), args.out / "derain.pt", 0
+    if file.exists():
+        state = torch.load(file)
+        learn.model.load_state_dict(state["model"])
+        learn.create_opt(), learn.opt.load_state_dict(state["opt"])
+        start = state["epoch"]
+    learn.remove_cb(Recorder)
+    learn.dls.loaders[1] = []  # whole pictures are scored once, by the last step
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(args.epochs, args.lr, start_epoch=start, cbs=EveryEpoch(file), pct_start=.15)
+
+
+def ship(args):
+    """Halve the precision, write the folder of the shipped model, and score what was written on all of val."""
+    learn = derain_learner(args)
+    learn.model.load_state_dict(torch.load(args.out / "derain.pt")["model"])
+    model = SGINet(8, "small", args.output)  # the configuration names the SEM instead of holding it
+    model.load_state_dict(learn.model.state_dict())
+    model.half().save_pretrained(Path(__file__).parent / "tiny")
+    evaluate(SGINet.from_pretrained("tiny"), args.data / "val")
+
+
+def evaluate(model, folder):
+    """Print PSNR-Y and SSIM-Y of rain, coarse and refined, and the segmentation of clean, rain, coarse and refined, at both rates."""
+    for rate in (100, 200):
+        source = labelled_photos(folder, rates=(rate,), seed=0)
+        rows, scores = [], {k: SegmentationScore() for k in ("clean", "rain", "coarse", "refined")}
+        for i in range(len(source)):
+            rain, clean, labels = (t[None] for t in source.sample(i, None, np.random.default_rng(0)))
+            with torch.inference_mode(): out = model(rain)
+            images = dict(clean=clean, rain=rain, coarse=out.coarse, refined=out.refined)
+            rows.append([m(images[k], clean).item() for k in ("rain", "coarse", "refined") for m in (psnr_y, ssim_y)])
+            with torch.inference_mode():
+                for k, x in images.items(): scores[k].update(model.sem(x).argmax(1), labels)
+        rows = np.array(rows)
+        mean, half = rows.mean(0), 1.96 * rows.std(0, ddof=1) / len(rows) ** .5
+        print(f"{rate} mm/h, {len(rows)} pictures:", ", ".join(f"{k} {mean[2*j]:.2f} ± {half[2*j]:.2f} dB / {mean[2*j+1]:.3f}" for j, k in enumerate(("rain", "coarse", "refined"))), flush=True)
+        gain = rows[:, 4] - rows[:, 0]
+        print(f"  gain {gain.mean():.2f} dB, worst picture {gain.min():.2f}; refined beats coarse on {(rows[:, 4] > rows[:, 2]).sum()}")
+        print("  mIoU / class accuracy / pixel accuracy:", ", ".join(f"{k} {s.miou:.3f} / {s.class_accuracy:.3f} / {s.pixel_accuracy:.3f}" for k, s in scores.items()), flush=True)
 
 
 def train_sem(args):
@@ -79,12 +144,16 @@ def train_sem(args):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=["sem"])
+    steps = {"sem": train_sem, "derain": train_derain, "ship": ship}
+    parser.add_argument("step", choices=steps)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--crop", type=int, default=96)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--output", default="residual")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    train_sem(args)
+    steps[args.step](args)
