@@ -36,5 +36,7 @@ setup(
     # the shipped weights live at the top of the tree and travel inside the package
     packages=["sginet", "sginet.weights"],
     package_dir={"sginet": "sginet", "sginet.weights": "weights"},
-    package_data={"sginet.weights": ["README.md", "*/config.json", "*/model.safetensors"]},
+    package_data={"sginet.weights": ["README.md", *(f"{name}/{file}" for name in lines("shipped_weights")
+                                                    for file in ("README.md", "config.json", "model.safetensors"))]},
+    include_package_data=False,  # or everything that MANIFEST.in names goes in as well
 )

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
 from fastai.optimizer import Adam
+from fastcore.foundation import L
 
 from sginet.core import IGNORE, as_batch
 from sginet.data import find_labelled, labelled_photos, rain_dls, read_labels
@@ -36,6 +37,11 @@ def save(path, **state):
     os.replace(f"{path}.part", path)
 
 
+def load(path):
+    """A checkpoint of `save`; fastai's optimiser state holds its list type."""
+    with torch.serialization.safe_globals([L]): return torch.load(path, weights_only=True)
+
+
 def augmented(images, maps, size, rng):
     """A batch of random crops at random scales, flipped and re-exposed, images in 0..1."""
     xs, ys = [], []
@@ -55,7 +61,7 @@ def augmented(images, maps, size, rng):
 def derain_learner(args):
     """Width 8, the SEM of the first step, all four losses; the perceptual one on a thin random VGG, since its cost would be most of a step."""
     sem = SmallSEM()
-    sem.load_state_dict(torch.load(args.out / "sem.pt")["model"])
+    sem.load_state_dict(load(args.out / "sem.pt")["model"])
     torch.manual_seed(args.seed)
     dls = rain_dls(args.data, "both", args.crop, args.batch, num_workers=1)
     dls.rng.seed(args.seed)
@@ -76,7 +82,7 @@ def train_derain(args):
     """FRM and SIM on crops with rain made on the fly, one cycle; goes on after a stop from the last epoch."""
     learn, file, start = derain_learner(args), args.out / "derain.pt", 0
     if file.exists():
-        state = torch.load(file)
+        state = load(file)
         learn.model.load_state_dict(state["model"])
         learn.create_opt(), learn.opt.load_state_dict(state["opt"])
         start = state["epoch"]
@@ -88,7 +94,7 @@ def train_derain(args):
 def ship(args):
     """Halve the precision, write the folder of the shipped model, and score what was written on all of val."""
     learn = derain_learner(args)
-    learn.model.load_state_dict(torch.load(args.out / "derain.pt")["model"])
+    learn.model.load_state_dict(load(args.out / "derain.pt")["model"])
     model = SGINet(8, "small", args.output)  # the configuration names the SEM instead of holding it
     model.load_state_dict(learn.model.state_dict())
     model.half().save_pretrained(Path(__file__).parent / "tiny")
@@ -126,7 +132,7 @@ def train_sem(args):
     steps = len(images) // args.batch
     sched = torch.optim.lr_scheduler.OneCycleLR(opt, 4e-3, total_steps=args.epochs * steps, pct_start=.15)
     if file.exists():
-        state = torch.load(file)
+        state = load(file)
         model.load_state_dict(state["model"]), opt.load_state_dict(state["opt"]), sched.load_state_dict(state["sched"])
         start = state["epoch"]
     for epoch in range(start, args.epochs):

@@ -1,0 +1,37 @@
+"""Run notebooks in place and keep their outputs: small pictures, no metadata. Arguments: notebooks; without any, all of nbs/."""
+import base64
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from PIL import Image
+
+LIMIT = 1.5e6  # bytes a notebook may have
+
+
+def small(png):
+    """The PNG with a palette of 256 colours, where that is smaller."""
+    out = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(256).save(out, "png", optimize=True)
+    return min(base64.b64encode(out.getvalue()).decode(), png, key=len)
+
+
+def run(path):
+    nb = nbformat.read(path, 4)
+    NotebookClient(nb, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    for data in (o["data"] for c in nb.cells for o in c.get("outputs", []) if "data" in o):
+        if "image/png" in data:
+            data["image/png"] = small(data["image/png"])
+            data.pop("image/jpeg", None)
+    text = nbformat.writes(nb)
+    if len(text) > LIMIT: sys.exit(f"{path}: {len(text) / 1e6:.1f} MB with its outputs, more than {LIMIT / 1e6} MB; nothing written")
+    path.write_text(text, encoding="utf-8")
+    subprocess.run(["nbdev-clean", "--fname", str(path)], check=True)
+    print(f"{path}: {len(text) // 1000} kB")
+
+
+for notebook in map(Path, sys.argv[1:] or sorted(Path("nbs").glob("*.ipynb"))):
+    run(notebook)

@@ -1,0 +1,36 @@
+# The words people type. `make demo` and `make test` build .venv when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+# named after what the metadata says, not after its date: nbdev-export rewrites pyproject.toml, unchanged, every time
+STAMP := .venv/.installed-$(shell cat settings.ini setup.py pyproject.toml | cksum | cut -d' ' -f1)
+
+.PHONY: demo test lab sync notebooks readme
+
+demo: $(STAMP)
+	$(BIN)/sginet-demo
+
+test: $(STAMP) sync
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
+	$(BIN)/python -m pytest -q
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab nbs/index.ipynb
+
+# are notebooks, package and README the same thing?
+sync: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" .ci/sync
+
+# run every notebook in place and keep its outputs; NB=nbs/05_frm.ipynb for one
+notebooks: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python .ci/notebooks.py $(NB)
+
+readme: $(STAMP)
+	$(BIN)/python .ci/readme.py > README.md
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; say PYTHON=/path/to/it"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -e '.[dev]'
+	rm -f .venv/.installed-*
+	touch $@
