@@ -54,29 +54,45 @@ def ssim_y(
     if min(a.shape[-2:]) < 11: raise ValueError(f"SSIM needs 11×11 pixels, these are {a.shape[-2]}×{a.shape[-1]}")
     return ssim_map(a, b, (.01 * 255)**2, (.03 * 255)**2).mean((1, 2, 3))
 
-# %% ../nbs/11_metrics.ipynb #0a31a210
+# %% ../nbs/11_metrics.ipynb #14358ff8
 class SegmentationScore:
-    "One confusion matrix over everything it was shown; rows are the true classes. Class maps hold 0..n-1; 255 in the target is not counted."
-    def __init__(self, n=19): self.n, self.matrix = n, torch.zeros(n, n, dtype=torch.long)
+    "One confusion matrix over everything it was shown, on the CPU; rows are the true classes. Class maps hold 0..n-1; 255 in the target is not counted."
+    def __init__(self, n=19):
+        self.n = n
+        self.reset()
+
+    def reset(self):
+        "Forget everything counted so far."
+        self.matrix = torch.zeros(self.n, self.n, dtype=torch.long)
 
     def update(self, pred, target):
-        "Count a batch: class maps `N×H×W`, or scores `N×n×H×W` for `pred`. Raises `ValueError` for other values or shapes."
-        pred = pred.argmax(1) if pred.ndim == 4 else pred
-        if pred.shape != target.shape: raise ValueError(f"shapes differ: {tuple(pred.shape)}, {tuple(target.shape)}")
-        counted = target != IGNORE
-        p, t = pred[counted].long().cpu(), target[counted].long().cpu()
+        "Count a batch: `target` class maps `N×H×W`; `pred` class maps `N×H×W` or scores `N×n×H×W`. Raises `ValueError` for other values or shapes."
+        if pred.ndim == 4 and pred.shape[1] == self.n:  # one channel is a class map with an axis too many: its argmax would be road everywhere
+            if pred.isnan().any(): raise ValueError("the scores hold NaN")
+            pred = pred.argmax(1)
+        if pred.shape != target.shape:
+            raise ValueError(f"shapes differ: {tuple(pred.shape)}, {tuple(target.shape)}; expected N×H×W, or N×{self.n}×H×W for the prediction")
+        pred, target = pred.cpu(), target.cpu()
+        p, t = pred[target != IGNORE], target[target != IGNORE]
         for name, v in (("prediction", p), ("target", t)):
-            if v.numel() and not (0 <= v.min() and v.max() < self.n): raise ValueError(f"the {name} holds {v.min()}..{v.max()}, classes are 0..{self.n - 1}")
-        self.matrix += torch.bincount(self.n * t + p, minlength=self.n**2).view(self.n, self.n)
+            if v.numel() and not (0 <= v.min() and v.max() < self.n and (v == v.long()).all()):
+                raise ValueError(f"the {name} holds {v.min()}..{v.max()}, classes are the whole numbers 0..{self.n - 1}")
+        self.matrix += torch.bincount(self.n * t.long() + p.long(), minlength=self.n**2).view(self.n, self.n)
 
     @property
     def iou(self):
-        "Intersection over union of each class, NaN for one that occurs in neither."
+        "Intersection over union of each class, `n`, float64; NaN for one that occurs in neither map."
         m = self.matrix.double()
         return m.diag() / (m.sum(0) + m.sum(1) - m.diag())
     @property
-    def miou(self): return self.iou.nanmean().item()
+    def miou(self):
+        "Mean IoU, 0..1, over the classes that occur in a target or in a prediction."
+        return self.iou.nanmean().item()
     @property
-    def class_accuracy(self): return (self.matrix.diag().double() / self.matrix.sum(1)).nanmean().item()
+    def class_accuracy(self):
+        "Mean over the classes that occur in a target of the share found, 0..1: the paper's PA."
+        return (self.matrix.diag().double() / self.matrix.sum(1)).nanmean().item()
     @property
-    def pixel_accuracy(self): return (self.matrix.diag().sum().double() / self.matrix.sum()).item()
+    def pixel_accuracy(self):
+        "Share of counted pixels that are right, 0..1."
+        return (self.matrix.diag().sum().double() / self.matrix.sum()).item()

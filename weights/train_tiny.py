@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
 from fastai.optimizer import Adam
-from fastcore.foundation import L
 
 from sginet.core import IGNORE, as_batch
 from sginet.data import find_labelled, labelled_photos, rain_dls, read_labels
@@ -37,11 +36,6 @@ def save(path, **state):
     os.replace(f"{path}.part", path)
 
 
-def load(path):
-    """A checkpoint of `save`; fastai's optimiser state holds its list type."""
-    with torch.serialization.safe_globals([L]): return torch.load(path, weights_only=True)
-
-
 def augmented(images, maps, size, rng):
     """A batch of random crops at random scales, flipped and re-exposed, images in 0..1."""
     xs, ys = [], []
@@ -61,7 +55,7 @@ def augmented(images, maps, size, rng):
 def derain_learner(args):
     """Width 8, the SEM of the first step, all four losses; the perceptual one on a thin random VGG, since its cost would be most of a step."""
     sem = SmallSEM()
-    sem.load_state_dict(load(args.out / "sem.pt")["model"])
+    sem.load_state_dict(torch.load(args.out / "sem.pt")["model"])
     torch.manual_seed(args.seed)
     dls = rain_dls(args.data, "both", args.crop, args.batch, num_workers=1)
     dls.rng.seed(args.seed)
@@ -73,7 +67,9 @@ class EveryEpoch(Callback):
     def __init__(self, file): self.file = file
 
     def after_epoch(self):
-        save(self.file, model=self.model.state_dict(), opt=self.opt.state_dict(), epoch=self.epoch + 1)
+        opt = self.opt.state_dict()  # in plain types, so that it can be read as weights only
+        opt = dict(state=list(opt["state"]), hypers=[{k: float(v) if isinstance(v, np.generic) else v for k, v in h.items()} for h in opt["hypers"]])
+        save(self.file, model=self.model.state_dict(), opt=opt, epoch=self.epoch + 1)
         terms = " ".join(f"{k} {v:.3f}" for k, v in self.learn.terms.items())
         print(f"epoch {self.epoch + 1}/{self.n_epoch} {terms}", flush=True)
 
@@ -82,7 +78,7 @@ def train_derain(args):
     """FRM and SIM on crops with rain made on the fly, one cycle; goes on after a stop from the last epoch."""
     learn, file, start = derain_learner(args), args.out / "derain.pt", 0
     if file.exists():
-        state = load(file)
+        state = torch.load(file)
         learn.model.load_state_dict(state["model"])
         learn.create_opt(), learn.opt.load_state_dict(state["opt"])
         start = state["epoch"]
@@ -94,7 +90,7 @@ def train_derain(args):
 def ship(args):
     """Halve the precision, write the folder of the shipped model, and score what was written on all of val."""
     learn = derain_learner(args)
-    learn.model.load_state_dict(load(args.out / "derain.pt")["model"])
+    learn.model.load_state_dict(torch.load(args.out / "derain.pt")["model"])
     model = SGINet(8, "small", args.output)  # the configuration names the SEM instead of holding it
     model.load_state_dict(learn.model.state_dict())
     model.half().save_pretrained(Path(__file__).parent / "tiny")
@@ -132,7 +128,7 @@ def train_sem(args):
     steps = len(images) // args.batch
     sched = torch.optim.lr_scheduler.OneCycleLR(opt, 4e-3, total_steps=args.epochs * steps, pct_start=.15)
     if file.exists():
-        state = load(file)
+        state = torch.load(file)
         model.load_state_dict(state["model"]), opt.load_state_dict(state["opt"]), sched.load_state_dict(state["sched"])
         start = state["epoch"]
     for epoch in range(start, args.epochs):
