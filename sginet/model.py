@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['pad', 'Derained', 'SGINet', 'shipped', 'reference_name', 'read_state', 'load_strictly']
 
-# %% ../nbs/09_model.ipynb #18bd3dc9
+# %% ../nbs/09_model.ipynb #de94966e
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +82,7 @@ def shipped():
     roots = here / "weights", here.parent / "weights"  # in a wheel; beside the package in the source tree
     return {f.parent.name: f.parent for root in roots for f in sorted(root.glob("*/model.safetensors"))}
 
-# %% ../nbs/09_model.ipynb #3cecbbec
+# %% ../nbs/09_model.ipynb #46169f6f
 @patch(cls_method=True)
 def from_pretrained(cls: SGINet, name, **kwargs):
     "A trained model, in evaluation mode, by the name of a shipped one (`shipped()`), a folder, or a repository on a model hub."
@@ -90,7 +91,8 @@ def from_pretrained(cls: SGINet, name, **kwargs):
         raise FileNotFoundError(f"{folder}: no config.json, so this is no saved SGINet; shipped models: {', '.join(shipped())}")
     if not Path(folder).is_dir() and str(name).count("/") != 1:
         raise FileNotFoundError(f"{name!r} is neither a shipped model ({', '.join(shipped())}) nor a folder nor a repository 'owner/name'")
-    return super(SGINet, cls).from_pretrained(str(folder), **kwargs).eval()
+    with redirect_stdout(None):  # the hub's loader prints where it reads from
+        return super(SGINet, cls).from_pretrained(str(folder), **kwargs).eval()
 
 # %% ../nbs/09_model.ipynb #cf2993b6
 def _reference_names():
