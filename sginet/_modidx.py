@@ -69,6 +69,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sginet.learner.FastaiLoss.forward': ('learner.html#fastailoss.forward', 'sginet/learner.py'),
                                 'sginet.learner.SGINetCallback': ('learner.html#sginetcallback', 'sginet/learner.py'),
                                 'sginet.learner.SGINetCallback.__init__': ('learner.html#sginetcallback.__init__', 'sginet/learner.py'),
+                                'sginet.learner.SGINetCallback.after_create': ( 'learner.html#sginetcallback.after_create',
+                                                                                'sginet/learner.py'),
                                 'sginet.learner.SGINetCallback.after_epoch': ( 'learner.html#sginetcallback.after_epoch',
                                                                                'sginet/learner.py'),
                                 'sginet.learner.SGINetCallback.after_fit': ('learner.html#sginetcallback.after_fit', 'sginet/learner.py'),

@@ -18,13 +18,14 @@ from .losses import SGINetLoss
 from .metrics import psnr_y, ssim_y
 from .model import SGINet
 
-# %% ../nbs/12_learner.ipynb #22f1b2ce
+# %% ../nbs/12_learner.ipynb #361ffe24
 class SGINetCallback(Callback):
     "Hands the rain image to the loss, keeps each term's mean over the epoch, skips a batch whose loss explodes, and lets CSD begin late."
     order = -5
     def __init__(self, skip=1e6, csd_from=0):
         self.skip, self.limit, self.csd_from = skip, 1e8, csd_from  # the release's: 1e6 × the last epoch's mean, 1e8 before there is one
 
+    def after_create(self): self.learn.terms = {}
     def before_fit(self): self.csd_weight = getattr(self, "csd_weight", self.learn.loss_func.weights.get("csd", 0))
     def after_fit(self): self.learn.loss_func.weights["csd"] = self.csd_weight
     def before_batch(self):
@@ -43,7 +44,7 @@ class SGINetCallback(Callback):
 
     def after_epoch(self):
         if self.count: self.limit = self.skip * max(abs(self.total / self.count), 1e-3)
-        self.learn.terms = {k: v / self.count for k, v in self.sums.items()} if self.count else {}
+        if self.count: self.learn.terms = {k: v / self.count for k, v in self.sums.items()}
         if self.skipped: print(f"epoch {self.epoch}: {self.skipped} batch(es) skipped, their loss was above {self.limit:.3g} or not a number")
 
 # %% ../nbs/12_learner.ipynb #8ceedbc6

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pad', 'Derained', 'SGINet', 'shipped', 'reference_name', 'read_state', 'load_strictly']
 
-# %% ../nbs/09_model.ipynb #de94966e
+# %% ../nbs/09_model.ipynb #f6b17148
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import load_file
 from torch import nn
 
+from . import core
 from .core import as_batch
 from .frm import FRM
 from .sem import freeze, guidance, make_sem
@@ -75,10 +76,10 @@ def derain(self: SGINet, image, max_pixels=64e6):
         with torch.inference_mode(): return back(self(x.to(next(self.parameters()).device)).refined.cpu())
     finally: self.train(was_training)
 
-# %% ../nbs/09_model.ipynb #764e8cb4
+# %% ../nbs/09_model.ipynb #85e86bf5
 def shipped():
     "The models that come with the package: a dict of name to folder."
-    here = Path(__file__).parent
+    here = Path(core.__file__).parent
     roots = here / "weights", here.parent / "weights"  # in a wheel; beside the package in the source tree
     return {f.parent.name: f.parent for root in roots for f in sorted(root.glob("*/model.safetensors"))}
 
