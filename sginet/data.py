@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CAMVID', 'DataError', 'find_pairs', 'read_labels', 'find_labelled', 'StoredPairs', 'RainedOn', 'labelled_photos',
-           'drawn_scenes', 'SampleLoader', 'rain_dls']
+           'drawn_scenes', 'any_weather', 'any_exposure', 'SampleLoader', 'rain_dls']
 
 # %% ../nbs/03_data.ipynb #95bdb900
 from functools import lru_cache
@@ -114,14 +114,26 @@ class StoredPairs:
 # %% ../nbs/03_data.ipynb #abc42519
 class RainedOn:
     "Samples (rain, clean, labels) from clean pictures with labels: `read(i)` gives `3×H×W` in 0..1 and `H×W` int64."
-    def __init__(self, read, n, rates=(100, 200), seed=None, **options):
-        self.read, self.n, self.rates, self.seed, self.options = read, n, rates, seed, options  # seed None: a new rain each time
+    def __init__(self, read, n,
+                 rates=(100, 200), # mm/h, one at random, or with a seed one after the other
+                 seed=None,        # None: a new rain each time; an int: sample i always has the rain of seed + i
+                 weather=None,     # instead of rates: a function of a random generator that gives `render`'s settings, rate among them
+                 expose=None,      # a function of a clean picture and a random generator that gives another exposure of it
+                 **options):       # settings of `render` for all samples
+        self.read, self.n, self.rates, self.seed, self.weather, self.expose, self.options = read, n, rates, seed, weather, expose, options
+
     def __len__(self): return self.n
+
+    def _settings(self, i, rng):
+        if self.seed is not None: return dict(seed=self.seed + i, rate=self.rates[i % len(self.rates)])
+        return dict(seed=int(rng.integers(2**31)), **(self.weather(rng) if self.weather else dict(rate=float(rng.choice(self.rates)))))
+
     def sample(self, i, size, rng):
         clean, labels = self.read(i)
+        if self.expose: clean = self.expose(clean, rng)
         window = _window(*clean.shape[-2:], size, rng)
-        seed, rate = (int(rng.integers(2**31)), float(rng.choice(self.rates))) if self.seed is None else (self.seed + i, self.rates[i % len(self.rates)])
-        return render(clean[None], rate, seed=seed, window=window, **self.options).rainy[0], _cut(clean, window), _cut(labels, window)
+        rainy = render(clean[None], window=window, **self._settings(i, rng) | self.options).rainy[0]
+        return rainy, _cut(clean, window), _cut(labels, window)
 
 # %% ../nbs/03_data.ipynb #e763d21e
 def labelled_photos(folder, table=CAMVID, **kwargs):
@@ -137,6 +149,17 @@ def drawn_scenes(n=64, height=256, width=512, first=0, **kwargs):
         scene = scenes.draw(first + i, height, width)
         return scene.image[0], scene.classes[0]
     return RainedOn(read, n, **kwargs)
+
+# %% ../nbs/03_data.ipynb #9591dc12
+def any_weather(rng):
+    "Settings for `render`: the two published rates in still air half of the time, else any rate, wind and ego motion, sometimes no rain."
+    if (u := rng.random()) < 1 / 15: return dict(rate=0.)
+    if u < 8 / 15: return dict(rate=float(rng.choice((100, 200))))
+    return dict(rate=rng.uniform(25, 250), wind=rng.normal(0, 3) * (rng.random() < .5), ego=rng.uniform(0, 15) * (rng.random() < .5))
+
+def any_exposure(clean, rng):
+    "Every third picture `3×H×W` in another exposure: brighter or darker, flatter or steeper."
+    return (clean * rng.uniform(.4, 1.2)).clamp(0, 1) ** rng.uniform(.7, 1.4) if rng.random() < 1 / 3 else clean
 
 # %% ../nbs/03_data.ipynb #0b10b53a
 class SampleLoader(DataLoader):
@@ -158,7 +181,7 @@ class SampleLoader(DataLoader):
 # %% ../nbs/03_data.ipynb #c9d32bff
 def rain_dls(
     path=None,      # a data set in the paper's layout, a folder with train/images and train/labels, or None for the drawn scenes
-    rate="100mm",   # "100mm", "200mm", or "both" (not for the paper's layout, which has a folder for each)
+    rate="100mm",   # "100mm", "200mm", "both", or "any": `any_weather` and `any_exposure`; the last two not for the paper's layout, whose rain is stored
     size=512,       # side of the training crops, pixels; smaller pictures are used whole
     bs=4,           # pictures a batch
     valid="val",    # the folder to validate on
@@ -167,12 +190,13 @@ def rain_dls(
     n_scenes=64,    # how many drawn scenes an epoch has
 ):
     "fastai DataLoaders of (rain, clean) or (rain, clean, labels); validation is on whole pictures, one at a time, with fixed rain."
-    rates = {"100mm": (100,), "200mm": (200,), "both": (100, 200)}.get(rate)
-    if rates is None: raise DataError(f"rate {rate!r} is not 100mm, 200mm or both")
-    if path is None: sources = drawn_scenes(n_scenes, rates=rates), drawn_scenes(8, rates=rates, first=10**6, seed=0)
+    rates = {"100mm": (100,), "200mm": (200,), "both": (100, 200), "any": (100, 200)}.get(rate)
+    if rates is None: raise DataError(f"rate {rate!r} is not 100mm, 200mm, both or any")
+    rain = dict(rates=rates) if rate != "any" else dict(weather=any_weather, expose=any_exposure)
+    if path is None: sources = drawn_scenes(n_scenes, **rain), drawn_scenes(8, rates=rates, first=10**6, seed=0)
     elif (Path(path) / "train" / "images").is_dir():
-        sources = labelled_photos(Path(path) / "train", rates=rates), labelled_photos(Path(path) / valid, rates=rates, seed=0)
-    elif rate == "both": raise DataError(f"{path}: rate 'both' needs clean pictures in train/images, or drawn scenes")
+        sources = labelled_photos(Path(path) / "train", **rain), labelled_photos(Path(path) / valid, rates=rates, seed=0)
+    elif rate in ("both", "any"): raise DataError(f"{path}: rate {rate!r} needs clean pictures in train/images, or drawn scenes")
     else: sources = StoredPairs(find_pairs(path, "train", rate)), StoredPairs(find_pairs(path, valid, rate))
     return DataLoaders(SampleLoader(sources[0], bs, size, num_workers=num_workers, device=device),
                        SampleLoader(sources[1], 1, train=False, num_workers=num_workers, device=device), device=device)

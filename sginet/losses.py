@@ -102,14 +102,14 @@ class Perceptual(nn.Module):
 
 # %% ../nbs/10_losses.ipynb #654d8ab1
 class SGINetLoss(nn.Module):
-    "The weighted sum of the four losses, called with (`Derained`, rain, clean); `terms` keeps the last values by name, before weighting. SGINet, section 3.4."
+    "The weighted sum of the losses, called with (`Derained`, rain, clean); `terms` keeps the last values by name, before weighting. SGINet, section 3.4."
     def __init__(self,
                  sem=None,         # the frozen SEM; may be None only where the weight of csd is 0
                  vgg=None,         # see `Perceptual`
-                 weights=dict(ssim=1, perceptual=1, csd=1, residual=.01), # a term that is missing or 0 is not computed
+                 weights=dict(ssim=1, perceptual=1, csd=1, residual=.01), # a term that is missing or 0 is not computed; "pixel" is a fifth, ours
                  reference=True):  # bit for bit the release, or else the textbook form of SSIM and the perceptual loss
         super().__init__()
-        if unknown := set(weights) - {"ssim", "perceptual", "csd", "residual"}: raise ValueError(f"unknown losses: {sorted(unknown)}")
+        if unknown := set(weights) - {"ssim", "perceptual", "csd", "residual", "pixel"}: raise ValueError(f"unknown losses: {sorted(unknown)}")
         self.weights, self.reference, self.terms = dict(weights), reference, {}
         if self.weights.get("csd") and sem is None: raise ValueError("the CSD loss needs a SEM")
         self.sem = [sem]  # in a list: the model owns its parameters
@@ -121,7 +121,8 @@ class SGINetLoss(nn.Module):
 
     def forward(self, out, rain, clean):
         compute = dict(ssim=lambda: -ssim(out.refined, clean, self.reference), perceptual=lambda: self.perceptual(out.refined, clean),
-                       csd=lambda: self._csd(out, rain, clean), residual=lambda: residual_loss(out.coarse, clean))
+                       csd=lambda: self._csd(out, rain, clean), residual=lambda: residual_loss(out.coarse, clean),
+                       pixel=lambda: 255 * F.l1_loss(out.refined, clean))
         values = {name: compute[name]() for name, w in self.weights.items() if w}
         self.terms = {name: v.detach() for name, v in values.items()}
         return sum(self.weights[name] * v for name, v in values.items())

@@ -51,9 +51,10 @@ class SGINet(nn.Module, PyTorchModelHubMixin, library_name="sginet", license="ap
     def __init__(self,
                  width=32,           # channels of FRM and SIM: 32 is the paper's, 8 the shipped "tiny"
                  sem="pspnet101",    # a name that `make_sem` knows, or a SEM; it is frozen
-                 output="absolute"): # the reference's form, or "residual" or "scaled": see `image_from`
+                 output="absolute",  # the reference's form, or "residual" or "scaled": see `image_from`
+                 norm="instance"):   # the reference's, or "half": see `HalfInstanceNorm`
         super().__init__()
-        self.frm, self.sim = FRM(width, output), SIM(width, output)
+        self.frm, self.sim = FRM(width, output, norm), SIM(width, output, norm)
         self.sem = freeze(make_sem(sem) if isinstance(sem, str) else sem)
 
     def forward(self, rain):

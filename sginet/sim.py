@@ -9,37 +9,38 @@ __all__ = ['SIM']
 import torch
 from torch import nn
 
-from .frm import image_from, last_conv
+from .frm import contrast, image_from, last_conv
 from .layers import CIG, ContextAwareScaling, ContextBlock
 
 # %% ../nbs/08_sim.ipynb #7c852bd8
-def _down(c_in, c_out, k=3):
+def _down(c_in, c_out, k=3, norm="instance", scale=1.):
     "One level of an encoder: two CIGs, then half the size."
-    return nn.Sequential(CIG(c_in, c_out, k), CIG(c_out, c_out), ContextAwareScaling(c_out))
+    return nn.Sequential(CIG(c_in, c_out, k, norm, scale), CIG(c_out, c_out, norm=norm), ContextAwareScaling(c_out))
 
 # %% ../nbs/08_sim.ipynb #cd0b1fd6
-def _up(c, c_out):
+def _up(c, c_out, norm="instance"):
     "One level of the decoder: double the size, two CIGs."
-    return nn.Sequential(ContextAwareScaling(c, down=False), CIG(c, c), CIG(c, c_out))
+    return nn.Sequential(ContextAwareScaling(c, down=False), CIG(c, c, norm=norm), CIG(c, c_out, norm=norm))
 
 # %% ../nbs/08_sim.ipynb #f3dd403a
 class SIM(nn.Module):
     "Rain and coarse (`N×3×H×W`, 0..1) and guidance (`N×1×H×W`, 0..18) to the refined picture; H, W multiples of 32, one of them > 32. SGINet, section 3.3."
-    def __init__(self, width=32, output="absolute"):
+    def __init__(self, width=32, output="absolute", norm="instance"):
         super().__init__()
         w, self.output = width, output
         c = [w, 2*w, 4*w, 8*w, 16*w]
-        self.encoder = nn.ModuleList([_down(6, w, 7), *(_down(a, b) for a, b in zip(c, c[1:]))])
-        self.middle = nn.Sequential(*(ContextBlock(16*w) for _ in range(4)))
-        self.sie = nn.ModuleList([_down(4, w, 7), *(_down(b, b) for b in c[1:])])
-        self.decoder = nn.ModuleList([_up(32*w, 16*w), _up(24*w, 8*w), _up(12*w, 6*w), _up(8*w, 2*w),
-                                      nn.Sequential(ContextAwareScaling(3*w, down=False), CIG(3*w, w))])
+        self.encoder = nn.ModuleList([_down(6, w, 7, norm, 128), *(_down(a, b, norm=norm) for a, b in zip(c, c[1:]))])
+        self.middle = nn.Sequential(*(ContextBlock(16*w, norm) for _ in range(4)))
+        self.sie = nn.ModuleList([_down(4, w, 7, norm, 128), *(_down(b, b, norm=norm) for b in c[1:])])
+        self.decoder = nn.ModuleList([_up(32*w, 16*w, norm), _up(24*w, 8*w, norm), _up(12*w, 6*w, norm), _up(8*w, 2*w, norm),
+                                      nn.Sequential(ContextAwareScaling(3*w, down=False), CIG(3*w, w, norm=norm))])
         self.last = last_conv(w, output)
 
     def forward(self, rain, coarse, guidance):
         h, w = rain.shape[-2:]
         if h % 32 or w % 32 or max(h, w) < 64: raise ValueError(f"SIM takes multiples of 32, more than 32 on one side, not {h}×{w}")
-        x, s, semantics = torch.cat([rain, coarse], 1) * 255, torch.cat([255 * coarse, guidance], 1), []
+        gain = 255 / contrast(coarse, self.output)  # the reference works on 0..255
+        x, s, semantics = torch.cat([rain, coarse], 1) * gain, torch.cat([gain * coarse, guidance], 1), []
         for encode, interact in zip(self.encoder, self.sie):
             s = interact(s if not semantics else torch.cat([s, x], 1))
             semantics.append(s)
