@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from . import scenes
 from .core import ImageError, as_batch, open_image, sample_photo, save_image, show_images
-from .data import DataError, rain_dls
 from .metrics import psnr_y, ssim_y
 from .model import SGINet
 from .rain import render
@@ -134,13 +133,14 @@ def train(args=None):
     opt = parser.parse_args(args)
     if Path(opt.out).exists(): return _failed(f"{opt.out} exists; choose another --out")
     try:
-        from sginet.learner import sginet_learner  # fastai's training part takes seconds to import, and only this command needs it
+        from sginet.data import rain_dls  # fastai takes seconds to import, and only this command needs it
+        from sginet.learner import sginet_learner
         torch.manual_seed(opt.seed)
         dls = rain_dls(opt.data, opt.rate, opt.crop, opt.batch, n_scenes=opt.scenes)
         dls.rng.seed(opt.seed)
         learn = sginet_learner(dls, SGINet.from_pretrained(opt.start).train())
         learn.fit_one_cycle(opt.epochs, opt.lr)
-    except (DataError, OSError, ValueError) as fault: return _failed(fault)
+    except (OSError, ValueError) as fault: return _failed(fault)
     except KeyboardInterrupt: return _failed("stopped by Ctrl-C; nothing was saved")
     learn.model.save_pretrained(opt.out)
     print(f"wrote {opt.out}")

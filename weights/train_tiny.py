@@ -54,7 +54,7 @@ def augmented(images, maps, size, rng):
 
 # side of the crops (480: whole pictures), pictures a batch, epochs, learning rate. Last on whole pictures, whose statistics are what the
 # norms will see in use
-STAGES = (128, 8, 50, 3e-3), (256, 2, 12, 1.5e-3), (480, 1, 6, 7e-4)
+STAGES = (128, 8, 50, 3e-3), (256, 2, 6, 1.5e-3), (480, 1, 5, 1e-3)
 # on a random VGG, features are worth less than pixels
 WEIGHTS = dict(ssim=1, perceptual=.1, csd=.2, residual=.02, pixel=.2)
 
@@ -85,7 +85,7 @@ def derain_learner(args, fast=False):
 
 class EveryEpoch(Callback):
     """Average the weights, and write model, average and optimiser after each epoch."""
-    def __init__(self, file, stage, average): self.file, self.stage, self.average = file, stage, average
+    def __init__(self, file, stage, start, average): self.file, self.stage, self.start, self.average = file, stage, start, average
 
     def after_step(self):
         with torch.no_grad():  # over about the last 300 steps
@@ -95,6 +95,7 @@ class EveryEpoch(Callback):
     def before_epoch(self): self.began = time.time()
 
     def after_epoch(self):
+        if self.epoch < self.start: return  # fastai only skips through what an earlier run has done
         opt = self.opt.state_dict()  # in plain types, so that it can be read as weights only
         opt = dict(state=list(opt["state"]), hypers=[{k: float(v) if isinstance(v, np.generic) else v for k, v in h.items()} for h in opt["hypers"]])
         save(self.file, model=self.model.state_dict(), average=self.average, opt=opt, stage=self.stage, epoch=self.epoch + 1)
@@ -113,10 +114,11 @@ def train_derain(args):
     learn.remove_cb(Recorder)
     learn.dls.loaders[1] = []  # whole pictures are scored once, by the last step
     for stage, (size, batch, epochs, lr) in enumerate(STAGES):
-        if stage < done[0]: continue
+        if (stage, epochs) <= done: continue
+        start = done[1] if stage == done[0] else 0
         learn.dls.train.size, learn.dls.train.bs = size, batch
         with learn.no_bar(), learn.no_logging():
-            learn.fit_one_cycle(epochs, lr, start_epoch=done[1] if stage == done[0] else 0, cbs=EveryEpoch(file, stage, average), pct_start=.1)
+            learn.fit_one_cycle(epochs, lr, start_epoch=start, cbs=EveryEpoch(file, stage, start, average), pct_start=.1)
 
 
 def ship(args):
