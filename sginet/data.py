@@ -106,6 +106,7 @@ class StoredPairs:
     "Samples (rain, clean) from files, each `3×H×W` in 0..1."
     def __init__(self, pairs): self.pairs = pairs
     def __len__(self): return len(self.pairs)
+    def name(self, i): return "{}, {}".format(*self.pairs[i])
     def sample(self, i, size, rng):
         rain, clean = (as_batch(_decoded(f))[0][0] for f in self.pairs[i])
         window = _window(*rain.shape[-2:], size, rng)
@@ -119,8 +120,10 @@ class RainedOn:
                  seed=None,        # None: a new rain each time; an int: sample i always has the rain of seed + i
                  weather=None,     # instead of rates: a function of a random generator that gives `render`'s settings, rate among them
                  expose=None,      # a function of a clean picture and a random generator that gives another exposure of it
+                 name=None,        # a function of i that names sample i, for messages; None: its number
                  **options):       # settings of `render` for all samples
         self.read, self.n, self.rates, self.seed, self.weather, self.expose, self.options = read, n, rates, seed, weather, expose, options
+        self.name = name or (lambda i: f"sample {i}")
 
     def __len__(self): return self.n
 
@@ -139,7 +142,8 @@ class RainedOn:
 def labelled_photos(folder, table=CAMVID, **kwargs):
     "Photographs of a folder with `images/` and `labels/`, rained on; see `RainedOn` for the options."
     pairs = find_labelled(folder)
-    return RainedOn(lambda i: (as_batch(_decoded(pairs[i][0]))[0][0], read_labels(pairs[i][1], table)), len(pairs), **kwargs)
+    return RainedOn(lambda i: (as_batch(_decoded(pairs[i][0]))[0][0], read_labels(pairs[i][1], table)), len(pairs),
+                    name=lambda i: str(pairs[i][0]), **kwargs)
 
 # %% ../nbs/03_data.ipynb #1088e289
 def drawn_scenes(n=64, height=256, width=512, first=0, **kwargs):
@@ -148,7 +152,7 @@ def drawn_scenes(n=64, height=256, width=512, first=0, **kwargs):
     def read(i):
         scene = scenes.draw(first + i, height, width)
         return scene.image[0], scene.classes[0]
-    return RainedOn(read, n, **kwargs)
+    return RainedOn(read, n, name=lambda i: f"drawn scene {first + i}", **kwargs)
 
 # %% ../nbs/03_data.ipynb #9591dc12
 def any_weather(rng):
@@ -165,13 +169,21 @@ def any_exposure(clean, rng):
 class SampleLoader(DataLoader):
     "Batches from a sample source; random crops and flips where `train`, and whole pictures in order where not."
     def __init__(self, source, bs, size=None, train=True, num_workers=0, device=None):
-        self.source, self.size, self.train, self.n_inp, self.epoch_seed = source, size, train, 1, 0
+        self.source, self.size, self.train, self.n_inp, self.epoch_seed, self.order = source, size, train, 1, 0, []
         super().__init__(bs=bs, num_workers=num_workers, shuffle=train, drop_last=train and len(source) >= bs, device=device,
                          n=len(source), indexed=True)
 
     def randomize(self):  # fastai calls this before every epoch
         super().randomize()
         self.epoch_seed = self.rng.getrandbits(63)
+
+    def get_idxs(self):  # fastai calls this once an epoch, in the main process; worker w of n then makes batches w, w + n, ...
+        self.order = super().get_idxs()
+        return self.order
+
+    def names(self, b):
+        "What the samples of the `b`-th batch of the present epoch (or of the last one) are called, for any number of workers."
+        return [self.source.name(i) for i in self.order[b * self.bs:(b + 1) * self.bs]]
 
     def create_item(self, i):
         rng = np.random.default_rng([self.epoch_seed if self.train else 0, i])  # the same for any number of workers
