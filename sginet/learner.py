@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainingError', 'SGINetCallback', 'FastaiLoss', 'psnr', 'ssim', 'psnr_coarse', 'ssim_coarse', 'psnr_release',
-           'PerPicture', 'MeanIoU', 'cpu_has_bfloat16', 'low_precision', 'SGINetLearner', 'sginet_learner']
+           'PerPicture', 'MapScore', 'MeanIoU', 'cpu_has_bfloat16', 'low_precision', 'SGINetLearner', 'sginet_learner']
 
 # %% ../nbs/12_learner.ipynb #5495a5de
 import platform
@@ -43,17 +43,20 @@ class SGINetCallback(Callback):
         self.learn.yb = (self.yb[0], self.xb[0], *self.yb[1:])  # clean, rain, and the labels, which are for metrics
         self.learn.loss_func.weights["csd"] = self.csd_weight if self.train_iter >= self.csd_from else 0
 
-    def before_train(self): self.sums, self.count, self.skipped = {}, 0, 0
+    def before_train(self): self.sums, self.skipped = {}, 0  # of each term, its sum and in how many batches it was computed
     def after_loss(self):
         if not self.training: return
         loss = mean_over_processes(self.learn.loss_grad.detach())
         if not loss.item() <= self.limit: self._leave_out(loss.item())  # also when it is NaN
-        self.in_a_row, self.count = 0, self.count + 1
-        for k, v in {**self.learn.loss_func.terms, "total": loss}.items(): self.sums[k] = self.sums.get(k, 0) + v
+        self.in_a_row = 0
+        for k, v in {**self.learn.loss_func.terms, "total": loss}.items():
+            s, n = self.sums.get(k, (0, 0))
+            self.sums[k] = s + v, n + 1
 
     def _leave_out(self, loss):
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-        self.learn.loss = torch.zeros_like(self.learn.loss) + (self.sums["total"] / self.count if self.count else 0)  # or the recorder's mean stays NaN
+        total, n = self.sums.get("total", (0, 1))
+        self.learn.loss = torch.zeros_like(self.learn.loss) + total / n  # or the recorder's mean stays NaN
         names = ", ".join(self.dl.names(self.iter)) if hasattr(self.dl, "names") else "unknown files"
         said = f"epoch {self.epoch}, batch {self.iter}: the loss is {loss:g}, allowed {self.limit:.3g}; skipped: {names}"
         if self.in_a_row >= self.stop: raise TrainingError(f"{said}\n{self.stop} batches in a row were skipped: the weights are beyond recovery; a lower learning rate, or clipping, may help")
@@ -61,8 +64,8 @@ class SGINetCallback(Callback):
         raise CancelBatchException
 
     def after_train(self):
-        if not self.count: return
-        self.learn.terms = {k: mean_over_processes(v).item() / self.count for k, v in self.sums.items()}
+        if not self.sums: return
+        self.learn.terms = {k: mean_over_processes(s).item() / n for k, (s, n) in self.sums.items()}
         self.limit = self.skip * max(abs(self.learn.terms["total"]), 1e-3)
 
 # %% ../nbs/12_learner.ipynb #8ceedbc6
@@ -91,25 +94,31 @@ class PerPicture(Metric):
     def name(self): return self.func.__name__
 
 # %% ../nbs/12_learner.ipynb #a38a4d92
-class MeanIoU(Metric):
-    "Mean IoU of SEM's map of one of the four pictures over the pictures of all processes; NaN where there are no labels."
-    def __init__(self, of): self.of, self.score = of, SegmentationScore()  # "rain", "coarse", "refined" or "clean"
+class MapScore(Metric):
+    "A score of class maps over the pictures of all processes. A subclass's `maps(learn)` gives maps or scores and labels, or None where there are none."
+    def __init__(self, what="miou"): self.what, self.score = what, SegmentationScore()
     def reset(self): self.score.reset()
-
-    def _scores(self, learn):
-        clean, rain, _ = learn.yb
-        known = {"coarse": learn.pred.scores, **learn.loss_func.judged}
-        return known[self.of] if self.of in known else learn.loss_func.sem[0]({"clean": clean, "rain": rain, "refined": learn.pred.refined}[self.of])
-
     def accumulate(self, learn):
-        if len(learn.yb) < 3: return
-        maps, counted = self._scores(learn).argmax(1), []
-        for m, t in zip(maps, learn.yb[2]):
+        if (pair := self.maps(learn)) is None: return
+        counted = []
+        for m, t in zip(*pair):
             one = SegmentationScore(); one.update(m[None], t[None]); counted.append(one.matrix.flatten())
-        self.score.matrix += learn.to_detach(torch.stack(counted).to(maps.device)).sum(0).view_as(self.score.matrix)
+        self.score.matrix += learn.to_detach(torch.stack(counted).to(pair[1].device)).sum(0).view_as(self.score.matrix)
 
     @property
-    def value(self): return self.score.miou
+    def value(self): return getattr(self.score, self.what)
+    @property
+    def name(self): return self.what
+
+class MeanIoU(MapScore):
+    "Mean IoU of SEM's map of one of the four pictures; NaN where there are no labels."
+    def __init__(self, of): super().__init__(); self.of = of  # "rain", "coarse", "refined" or "clean"
+    def maps(self, learn):
+        if len(learn.yb) < 3: return None
+        clean, rain, labels = learn.yb
+        known = {"coarse": learn.pred.scores, **learn.loss_func.judged}
+        return (known[self.of] if self.of in known else learn.loss_func.sem[0]({"clean": clean, "rain": rain, "refined": learn.pred.refined}[self.of])), labels
+
     @property
     def name(self): return f"miou_{self.of}"
 
