@@ -9,6 +9,7 @@ __all__ = ['CLASSES', 'IGNORE', 'COLOURS', 'colourise', 'ImageError', 'open_imag
 # %% ../nbs/00_core.ipynb #367879e3
 import os
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def whole(path):
     "A temporary path to write to, which becomes `path` when the block ends well and vanishes when it does not; folders are made as needed."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
+    half = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         yield half
         os.replace(half, path)
