@@ -28,6 +28,7 @@ class Baseline(nn.Module):
     "Rain image `N×3×H×W` in 0..1, any size, to the derained picture, alike. A subclass has `stages`, `picture`, `loss` and the facts of its card."
     title, citation, changed = "", "", ""  # what the card says
     lr = 1e-3       # of Adam, after its paper
+    clip = None     # the norm that gradients are clipped to
     padded = False  # does it need sides that are multiples of 32?
     def stages(self, rain): raise NotImplementedError(f"{type(self).__name__} has no stages")
     def picture(self, stages): return stages
@@ -84,7 +85,10 @@ def train_step(net, opt, lr, rain, clean):
     for group in opt.param_groups: group["lr"] = lr
     opt.zero_grad(set_to_none=True)
     loss = net.loss(rain, clean)
-    if math.isfinite(loss.item()): loss.backward(); opt.step()
+    if not math.isfinite(loss.item()): return loss.item()
+    loss.backward()
+    if net.clip: nn.utils.clip_grad_norm_(net.parameters(), net.clip)
+    opt.step()
     return loss.item()
 
 # %% ../../nbs/15_baselines.ipynb #5503bc2c

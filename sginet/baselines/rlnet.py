@@ -108,7 +108,7 @@ class RLNet(Baseline):
         self.compensate = nn.ModuleList(_head(3 * c, inner, True, 3, act) for _ in range(2))
         self.scale = nn.ModuleList(_head(3, inner, False, 1, nn.Sigmoid()) for _ in range(2))  # of the true layer, in training alone
         self.detect, self.doubt = _head(3 * (c + beside), inner, False, 5, act), _head(6, inner, True, 4, nn.Sigmoid())
-        self.fuse, self.refine, self.half = nn.Sequential(nn.Conv2d(6 * c, fused, 1), act), Refinement(fused + 18, inner), nn.AvgPool2d(2)
+        self.fuse, self.refine, self.halve = nn.Sequential(nn.Conv2d(6 * c, fused, 1), act), Refinement(fused + 18, inner), nn.AvgPool2d(2)
 
     def stages(self, rain):
         x = self.first(rain)
@@ -117,7 +117,7 @@ class RLNet(Baseline):
         kept = [[k[0], *(torch.cat([k[i], *[drawn[i - 1]] * 3], 1) for i in (1, 2))] for k in kept]
         out = [up(d, k) for up, d, k in zip(self.up, deep, kept)]
         layer = self.detect(torch.cat([o[1] for o in out], 1))
-        share = self.doubt(torch.cat([self.half(rain), layer], 1)).clamp(min=1e-2)  # or the error were without bound
+        share = self.doubt(torch.cat([self.halve(rain), layer], 1)).clamp(min=1e-2)  # or the error were without bound
         better = F.relu(layer - as_error(share, self.theta[0]) * (1 - 2 * layer))
         fused = self.fuse(torch.cat([o[2] for o in out], 1))
         refined = self.refine(torch.cat([fused, *[F.interpolate(better, scale_factor=2)] * 6], 1))
