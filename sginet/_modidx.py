@@ -309,11 +309,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'sginet.sim._up': ('sim.html#_up', 'sginet/sim.py')},
             'sginet.training': { 'sginet.training.Accumulate': ('training.html#accumulate', 'sginet/training.py'),
                                  'sginet.training.Accumulate.before_train': ('training.html#accumulate.before_train', 'sginet/training.py'),
-                                 'sginet.training.Part': ('training.html#part', 'sginet/training.py'),
-                                 'sginet.training.Part.__init__': ('training.html#part.__init__', 'sginet/training.py'),
-                                 'sginet.training.Part.__len__': ('training.html#part.__len__', 'sginet/training.py'),
-                                 'sginet.training.Part.name': ('training.html#part.name', 'sginet/training.py'),
-                                 'sginet.training.Part.sample': ('training.html#part.sample', 'sginet/training.py'),
                                  'sginet.training.RunFolder': ('training.html#runfolder', 'sginet/training.py'),
                                  'sginet.training.RunFolder.__init__': ('training.html#runfolder.__init__', 'sginet/training.py'),
                                  'sginet.training.RunFolder._report': ('training.html#runfolder._report', 'sginet/training.py'),
@@ -338,6 +333,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'sginet.training._model': ('training.html#_model', 'sginet/training.py'),
                                  'sginet.training._tensorboard': ('training.html#_tensorboard', 'sginet/training.py'),
                                  'sginet.training.curves': ('training.html#curves', 'sginet/training.py'),
+                                 'sginet.training.loss_weights': ('training.html#loss_weights', 'sginet/training.py'),
                                  'sginet.training.model_card': ('training.html#model_card', 'sginet/training.py'),
                                  'sginet.training.optimiser': ('training.html#optimiser', 'sginet/training.py'),
                                  'sginet.training.plain': ('training.html#plain', 'sginet/training.py'),
@@ -349,5 +345,4 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'sginet.training.schedule': ('training.html#schedule', 'sginet/training.py'),
                                  'sginet.training.set_random_states': ('training.html#set_random_states', 'sginet/training.py'),
                                  'sginet.training.surroundings': ('training.html#surroundings', 'sginet/training.py'),
-                                 'sginet.training.take': ('training.html#take', 'sginet/training.py'),
-                                 'sginet.training.write_whole': ('training.html#write_whole', 'sginet/training.py')}}}
+                                 'sginet.training.synced': ('training.html#synced', 'sginet/training.py')}}}
