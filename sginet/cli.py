@@ -155,9 +155,11 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 import numpy as np
 import PIL
@@ -245,10 +247,13 @@ def unfinished(rows, out, overwrite=False):
     return left
 
 # %% ../nbs/16_cli.ipynb #12ebaec7
-def _worker():
-    "A worker computes with one thread, and leaves Ctrl-C to the process that started it."
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _no_interrupt():
+    "Ctrl-C is not heard inside, nor by processes that are started inside, which inherit that. Only a main thread can say so."
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try: yield
+    finally: signal.signal(signal.SIGINT, before)
 
 def _made(jobs, out, overwrite, workers):
     "Make each job (the rows of one source), in `workers` processes; yields (source, rows, fault) as they get ready. Stops all workers when left early."
@@ -256,9 +261,9 @@ def _made(jobs, out, overwrite, workers):
         try: return rows[0]["source"], get(), None
         except (OSError, ValueError, BrokenProcessPool) as fault: return rows[0]["source"], [], fault
     if workers == 1: yield from (result(rows, lambda: make_rain(rows, out, overwrite)) for rows in jobs); return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _worker)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
     try:
-        futures = {pool.submit(make_rain, rows, out, overwrite): rows for rows in jobs}
+        with _no_interrupt(): futures = {pool.submit(make_rain, rows, out, overwrite): rows for rows in jobs}  # starts the workers
         yield from (result(futures[f], f.result) for f in as_completed(futures))
     finally: pool.shutdown(cancel_futures=True)
 
