@@ -18,7 +18,6 @@ from matplotlib.patches import FancyArrowPatch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core import show_images
 from ..data import drawn_scenes
 from ..metrics import psnr_y
 from ..model import pad
@@ -149,7 +148,7 @@ def sketch(
     drawn = {name: ax.text(x, y, text, ha="center", va="center", fontsize=8.5, zorder=3, bbox=dict(boxstyle="round,pad=.45", fc=COLOURS[kind], ec="#555555", lw=.8))
              for name, (x, y, text, kind) in boxes.items()}
     for a, b, *rest in arrows:
-        text, bend = (*rest, "", 0)[:2] if len(rest) < 2 else rest
+        text, bend = *rest, *("", 0)[len(rest):]
         ax.add_patch(FancyArrowPatch(boxes[a][:2], boxes[b][:2], patchA=drawn[a].get_bbox_patch(), patchB=drawn[b].get_bbox_patch(), arrowstyle="-|>", mutation_scale=10,
                                      connectionstyle=f"arc3,rad={bend}", color="#555555", lw=.9, shrinkA=1, shrinkB=1, zorder=2))
         (x0, y0), (x1, y1) = boxes[a][:2], boxes[b][:2]

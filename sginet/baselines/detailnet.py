@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['box_mean', 'guided_filter', 'DetailNet']
 
-# %% ../../nbs/15a_detailnet.ipynb #e1d8c01a
-import torch
+# %% ../../nbs/15a_detailnet.ipynb #f2bd514b
 import torch.nn.functional as F
 from torch import nn
 

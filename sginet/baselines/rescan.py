@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['squeeze_excite', 'ConvGRU', 'RESCAN']
 
-# %% ../../nbs/15b_rescan.ipynb #99fca019
-import torch
+# %% ../../nbs/15b_rescan.ipynb #e5fccc5d
 import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import SqueezeExcitation
