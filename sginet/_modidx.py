@@ -187,6 +187,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sginet.compare.plot': ('compare.html#plot', 'sginet/compare.py'),
                                 'sginet.compare.pooled': ('compare.html#pooled', 'sginet/compare.py'),
                                 'sginet.compare.read_budget': ('compare.html#read_budget', 'sginet/compare.py'),
+                                'sginet.compare.read_csv': ('compare.html#read_csv', 'sginet/compare.py'),
                                 'sginet.compare.read_results': ('compare.html#read_results', 'sginet/compare.py'),
                                 'sginet.compare.results_panel': ('compare.html#results_panel', 'sginet/compare.py'),
                                 'sginet.compare.run_all': ('compare.html#run_all', 'sginet/compare.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'ENDS', 'sginet_loss', 'SGINetRow', 'read_budget', 'Batches', 'clock', 'Training', 'score', 'read_results',
-           'pooled', 'table', 'costs_markdown', 'write_csv', 'plot', 'results_panel', 'write_table', 'run_one',
-           'run_all', 'compare', 'AsSGINet']
+           'pooled', 'table', 'costs_markdown', 'write_csv', 'read_csv', 'plot', 'results_panel', 'write_table',
+           'run_one', 'run_all', 'compare', 'AsSGINet']
 
 # %% ../nbs/15g_compare.ipynb #e29af768
 import argparse
@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import nn
+from torchvision.transforms.functional import center_crop
 from tqdm import tqdm
 
 from .baselines.base import Baseline, card, cost, rate_at, train_step
@@ -148,11 +149,13 @@ def score(
     sem,
     device="cpu",
     keep=None, # a folder for the first two results
+    window=None, # score the middle `window`×`window` pixels alone; None: whole pictures
 ):
     "Score a method on whole pictures; a dict of lists, one entry for each picture. Raises `ValueError` for a result that is not finite."
     scores, seconds, now = Scores(), [], clock(device)
     for k, i in enumerate(np.linspace(0, len(source) - 1, min(pictures, len(source))).round().astype(int).tolist()):
         rain, clean, *labels = (x[None].to(device) for x in source.sample(i, None, np.random.default_rng([0, i])))
+        if window: rain, clean, *labels = (center_crop(t, [min(window, n) for n in t.shape[-2:]]) for t in (rain, clean, *labels))
         start = now()
         x = derain(rain, clean)
         mean = x.mean().item()  # waits for the GPU
@@ -202,17 +205,27 @@ def table(results, condition=""):
 
 def costs_markdown(rows):
     "Cost and the paired comparison as a Markdown table."
+    def gain(r): return f"{r['gain']:+.2f}" + ("" if math.isnan(r["gain_low"]) else f" ({r['gain_low']:+.2f} to {r['gain_high']:+.2f})")
     head = ["method", "parameters", "GFLOP, 512²", "steps", "s trained", "s a picture", "peak memory, MB", "PSNR-Y minus SGINet's, dB", "better on"]
     lines = [[r["method"], f"{r['parameters']:,.0f}", f"{r['gflop']:.0f}", f"{r['steps']:.0f}", f"{r['train_seconds']:.0f}", f"{r['seconds']:.2f}", f"{r['memory_mb']:.0f}",
-              *([f"{r['gain']:+.2f} ({r['gain_low']:+.2f} to {r['gain_high']:+.2f})", f"{r['ahead']} of {r['pictures']}"] if "gain" in r else ["", ""])] for r in rows if "gflop" in r]
+              *([gain(r), f"{r['ahead']} of {r['pictures']}"] if "gain" in r else ["", ""])] for r in rows if "gflop" in r]
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
 
 def write_csv(rows, file):
+    "The table as CSV, a column for each number."
     names = list(dict.fromkeys(k for r in rows for k in r))
     with whole(file) as half, open(half, "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, names); writer.writeheader(); writer.writerows(rows)
 
-# %% ../nbs/15g_compare.ipynb #93b4bc47
+# %% ../nbs/15g_compare.ipynb #161464f3
+def read_csv(file):
+    "The rows that `write_csv` wrote."
+    def value(text):
+        try: return float(text)
+        except ValueError: return text
+    with open(file, newline="", encoding="utf-8") as f: rows = [{k: value(v) for k, v in row.items() if v != ""} for row in csv.DictReader(f)]
+    return [r | {k: int(r[k]) for k in ("pictures", "seeds")} | ({"ahead": int(r["ahead"])} if "ahead" in r else {}) for r in rows]
+
 def plot(rows):
     "Quality against cost: PSNR-Y over operations and over the seconds that a picture took, with 95 % intervals; the dotted line is the rain."
     fig = Figure(figsize=(9.5, 3.4), layout="constrained")
@@ -236,9 +249,10 @@ def results_panel(out, results, sem=None):
 def write_table(out):
     "Write table.md, table.csv, plot.png and panel.png from what results there are; returns the rows. The published rows stand apart."
     out, results, s = Path(out), read_results(out), json.loads((Path(out) / "settings.json").read_text())
-    what = f"{s['data'] or 'drawn scenes'}, {s['rate']}, {s['budget']} for each training, crops {s['crop']}, batch {s['batch']}"
+    what = f"{Path(s['data']).name if s['data'] else 'drawn scenes'}, {s['rate']}, {s['budget']} for each training, crops {s['crop']}, batch {s['batch']}"
+    part = f", the middle {s['window']}×{s['window']} of each" if s["window"] else ", whole"
     rows, published = table(results, what), f"Cityscapes_syn, {s['rate'][:-2]} mm/h"
-    text = "\n\n".join(["# Comparison", f"Measured: {what}; {rows[0]['pictures']} pictures, segmentation by the SEM of {s['sem']}. 95 % intervals by bootstrap over pictures.", markdown(rows), costs_markdown(rows),
+    text = "\n\n".join(["# Comparison", f"Measured: {what}; {rows[0]['pictures']} pictures{part}, segmentation by the SEM of {s['sem']}. 95 % intervals by bootstrap over pictures.", markdown(rows), costs_markdown(rows),
                          f"Published (Wei et al., ACM MM 2022), {published}: other data, other training, not to be mixed with the above.", markdown(published_rows(published))])
     with whole(out / "table.md") as half: half.write_text(text + "\n", encoding="utf-8")
     write_csv(rows, out / "table.csv")
@@ -271,7 +285,7 @@ def run_one(out, method, seed, device):
         derain, c = (lambda rain, clean: net(rain)), cost(METHODS[method])
         row |= dict(parameters=c.parameters, gflop=c.flop / 1e9, steps=training.steps, train_seconds=training.seconds, losses=training.losses[:: max(1, training.steps // 200)])
         with whole(folder / "README.md") as half: half.write_text(card(METHODS[method]), encoding="utf-8")
-    row["scores"] = score(derain, dls.valid.source, s["pictures"], sem, device, folder)
+    row["scores"] = score(derain, dls.valid.source, s["pictures"], sem, device, folder, s["window"])
     row["memory_mb"] = _peak_mb(device)
     with whole(folder / "result.json") as half: half.write_text(json.dumps(row))
     print(f"{method}: {row.get('steps', 0)} steps, PSNR-Y {np.mean(row['scores']['psnr']):.2f} dB", flush=True)
@@ -322,6 +336,7 @@ def _options():
     add("--rate", default="100mm", choices=["100mm", "200mm"])
     add("--valid", default="val", help="the split that is scored (default: val)")
     add("--pictures", type=int, default=20, help="how many pictures are scored, evenly spread (default: 20)")
+    add("--window", type=int, help="score the middle WINDOW×WINDOW pixels of them alone: a fraction of the time (default: whole pictures)")
     add("--crop", type=int, default=128, help="side of the training crops, pixels, a multiple of 32 (default: 128)")
     add("--batch", type=int, default=4)
     add("--scenes", type=int, default=64, help="drawn scenes an epoch, where there is no data set")
@@ -334,7 +349,7 @@ def _options():
 
 def _settled(opt):
     "The protocol's settings written to the folder, if it has none or the same. Raises `ValueError` for others, and for what cannot be."
-    keys = "budget data rate valid pictures crop batch scenes sem threads workers".split()
+    keys = "budget data rate valid pictures window crop batch scenes sem threads workers".split()
     s, file = {k: getattr(opt, k) for k in keys}, Path(opt.out) / "settings.json"
     s["data"], s["threads"] = opt.data and str(Path(opt.data).absolute()), opt.threads or max(1, (os.cpu_count() or 1) // opt.jobs)
     read_budget(opt.budget)

@@ -54,7 +54,7 @@ class Stage(nn.Module):
 class JORDERE(Baseline):
     "Joint detection and removal, twice. Yang et al., TPAMI 2019, after the authors' released code."
     title, citation = "JORDER-E", "Yang, Tan, Feng, Guo, Yan, Liu: Joint Rain Detection and Removal from a Single Image with Contextualized Deep Networks. TPAMI 2019."
-    changed = "The mask's truth: brighter than clean by more than 8/255 instead of \"differs in red\", since our rain has a veil that differs everywhere; the detection loss is a mean with the weight that makes it the authors' sum on their batch."
+    changed = "The mask's truth: brighter than clean by more than 8/255 instead of \"differs in red\", since our rain has a veil that differs everywhere; the detection loss is a mean with the weight that makes it the authors' sum on their batch; Adam at 1e-3 instead of 1e-4, since budgets here are small."
     lr = 1e-3
     def __init__(self, width=64, blocks=9):
         super().__init__()
