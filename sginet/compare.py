@@ -293,11 +293,12 @@ def run_one(out, method, seed, device):
 # %% ../nbs/15g_compare.ipynb #e429ae11
 _CHILD = """
 import signal, sys
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the checkpoint is written
+def stop(*_): signal.signal(signal.SIGTERM, signal.SIG_IGN); sys.exit(143)  # once: an exception, behind which the checkpoint is written
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then says SIGTERM
+signal.signal(signal.SIGTERM, stop)
 try:
     from sginet.compare import run_one
     run_one(*sys.argv[1:])
-except KeyboardInterrupt: sys.exit(130)
 except (OSError, ValueError) as fault: sys.exit(f"error: {fault}")
 """
 

@@ -26,8 +26,7 @@ SETTINGS = ["--crop", "32", "--batch", "1", "--pictures", "1", "--scenes", "2", 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_counts(name):
     at256, (parameters, gmac) = cost(METHODS[name], 256), PUBLIC[name]
-    digits = 3 if parameters >= 1e6 else 4
-    assert f"{at256.parameters:.{digits}g}" == f"{parameters:.{digits}g}"
+    assert at256.parameters == pytest.approx(parameters, abs=5e3 if parameters >= 1e6 else 50)  # to the digits that are printed there
     if gmac: assert round(at256.macs / 1e9, 2 if gmac < 10 else 1) == gmac
     assert cost(METHODS[name], 512).flop / 1e9 == pytest.approx(GFLOP[name], abs=.01)
 
