@@ -2,6 +2,7 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'sginet'},
   'syms': { 'sginet.cli': { 'sginet.cli._append': ('cli.html#_append', 'sginet/cli.py'),
+                            'sginet.cli._device': ('cli.html#_device', 'sginet/cli.py'),
                             'sginet.cli._failed': ('cli.html#_failed', 'sginet/cli.py'),
                             'sginet.cli._judge': ('cli.html#_judge', 'sginet/cli.py'),
                             'sginet.cli._made': ('cli.html#_made', 'sginet/cli.py'),

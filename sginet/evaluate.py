@@ -43,7 +43,7 @@ def folder_method(folder, names):
 # %% ../nbs/12c_evaluate.ipynb #bfa0b0fe
 def eval_source(
     data,        # a data set of any layout; None: drawn scenes
-    split="val", # of it; "." for a folder that holds the pictures itself
+    split="val", # of it
     rate=100,    # mm/h
     limit=None,  # only the first pictures
 ):
