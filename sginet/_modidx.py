@@ -27,6 +27,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'sginet.attribution.Target.__init__': ('attribution.html#target.__init__', 'sginet/attribution.py'),
                                     'sginet.attribution._baseline_choice': ('attribution.html#_baseline_choice', 'sginet/attribution.py'),
                                     'sginet.attribution._constants': ('attribution.html#_constants', 'sginet/attribution.py'),
+                                    'sginet.attribution._pictures': ('attribution.html#_pictures', 'sginet/attribution.py'),
                                     'sginet.attribution._summed': ('attribution.html#_summed', 'sginet/attribution.py'),
                                     'sginet.attribution._within': ('attribution.html#_within', 'sginet/attribution.py'),
                                     'sginet.attribution.baseline': ('attribution.html#baseline', 'sginet/attribution.py'),

@@ -74,9 +74,10 @@ class Attribution(NamedTuple):
 class Method(HasTraits):
     "A way to ask. A subclass has a `label`, a sentence `says`, traits for its settings, `calls(inputs)` and `__call__(target, inputs)`."
     label = says = ""
-    def settings(self): return {name: trait for name, trait in self.traits().items() if "help" in trait.metadata}
+    def settings(self): return {name: trait for name, trait in self.traits().items() if "says" in trait.metadata}
 
-def _baseline_choice(): return Enum(["blurred", "mean", "black"], "blurred").tag(label="instead of the picture", help="what stands for 'not there'")
+def _baseline_choice(): return Enum(["blurred", "mean", "black"], "blurred").tag(label="instead of the picture", says="what stands for 'not there'")
+def _pictures(inputs): return tuple(x.detach().clone().requires_grad_() for x in inputs[:2])  # or captum warns that it has to say so itself
 def _summed(inputs, **maps): return {name: inputs.cut(x.detach()).sum((0, 1)) for name, x in maps.items()}
 
 # %% ../nbs/13a_attribution.ipynb #5564b907
@@ -85,14 +86,14 @@ class Gradient(Method):
     label, says = "Saliency", "Where would a small change of a pixel change the number most? Size only, no sign."
     def calls(self, inputs): return 1
     def __call__(self, target, inputs):
-        rain, coarse = Saliency(target).attribute(inputs[:2], additional_forward_args=(inputs.guidance,))
+        rain, coarse = Saliency(target).attribute(_pictures(inputs), additional_forward_args=(inputs.guidance,))
         return Attribution(_summed(inputs, rain=rain, coarse=coarse), None, None)
 
 # %% ../nbs/13a_attribution.ipynb #6dad810b
 class Integrated(Method):
     "Integrated gradients from a baseline; the maps add up to the difference of the results. Sundararajan et al., ICML 2017."
     label, says = "Integrated gradients", "How much did each pixel contribute on the way from the baseline? Positive: raised the number."
-    steps = Int(24, min=4, max=128).tag(label="steps", help="more steps: a smaller convergence error, and a longer wait")
+    steps = Int(24, min=4, max=128).tag(label="steps", says="more steps: a smaller convergence error, and a longer wait")
     instead = _baseline_choice()
     def calls(self, inputs): return self.steps + 4
     def __call__(self, target, inputs):
@@ -108,11 +109,11 @@ LEVELS = [f"sim.{part}.{i}" for part in ("encoder", "sie", "decoder") for i in r
 class GradCam(Method):
     "Layer Grad-CAM at one of SIM's levels, blown up to the picture. Selvaraju et al., ICCV 2017."
     label, says = "Layer Grad-CAM", "Which places of a layer speak for a higher number (positive), which against?"
-    level = Enum(LEVELS, "sim.sie.2").tag(label="level", help="encoder, SIE: 0 is the finest; decoder: 4 is the finest")
+    level = Enum(LEVELS, "sim.sie.2").tag(label="level", says="encoder, SIE: 0 is the finest; decoder: 4 is the finest")
     def calls(self, inputs): return 1
     def __call__(self, target, inputs):
         layer = target.model.get_submodule(self.level)
-        cam = LayerGradCam(target, layer).attribute(inputs[:2], additional_forward_args=(inputs.guidance,))
+        cam = LayerGradCam(target, layer).attribute(_pictures(inputs), additional_forward_args=(inputs.guidance,))
         return Attribution(_summed(inputs, level=LayerAttribution.interpolate(cam, tuple(inputs.rain.shape[-2:]), "bilinear")), None, None)
 
 # %% ../nbs/13a_attribution.ipynb #741f94e1
@@ -120,7 +121,7 @@ class Ablation(Method):
     "Feature ablation of each semantic class's region: in the pictures by a baseline, in the guidance by the mean over the other classes. Zeiler & Fergus, ECCV 2014."
     label, says = "Ablation per class", "How much would the number fall if the region of a class were not there, or not called so?"
     instead = _baseline_choice()
-    classes = Enum(["present", "all 19"], "present").tag(label="other classes", help="which names the guidance of a region is given in turn")
+    classes = Enum(["present", "all 19"], "present").tag(label="other classes", says="which names the guidance of a region is given in turn")
     def others(self, inputs): return inputs.guidance.unique().tolist() if self.classes == "present" else [float(i) for i in range(len(CLASSES))]
     def calls(self, inputs):
         n = len(inputs.guidance.unique())
@@ -140,7 +141,7 @@ class Ablation(Method):
 class Occluded(Method):
     "Occlusion by a sliding square, filled from a baseline; overlapping squares are averaged. Zeiler & Fergus, ECCV 2014."
     label, says = "Occlusion", "How much would the number fall if this square were hidden?"
-    side = Int(48, min=16, max=128).tag(label="side of the square, px", help="small squares show more and take longer")
+    side = Int(48, min=16, max=128).tag(label="side of the square, px", says="small squares show more and take longer")
     instead = _baseline_choice()
     def calls(self, inputs):
         squares = [1 + -(-max(0, n - min(n, self.side)) // max(1, min(n, self.side) // 2)) for n in inputs.rain.shape[-2:]]
