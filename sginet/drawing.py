@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DISTINCT', 'PALETTES', 'class_overlay', 'legend', 'end_of_scale', 'signed', 'strength', 'framed', 'over_picture',
-           'png', 'table', 'bars', 'curves', 'figure_png']
+           'png', 'from_png', 'table', 'dots', 'curves', 'figure_png']
 
 # %% ../nbs/13b_drawing.ipynb #8f4e15ae
 import html
@@ -101,6 +101,8 @@ def png(image):
     (to_pil(image) if isinstance(image, torch.Tensor) else image).save(out, "PNG", compress_level=1)
     return out.getvalue()
 
+def from_png(data): return Image.open(io.BytesIO(data)).convert("RGB")
+
 # %% ../nbs/13b_drawing.ipynb #a68d3cd1
 def table(head, rows):
     "Rows of texts as an HTML table; the first column names its row. Everything is escaped."
@@ -109,15 +111,12 @@ def table(head, rows):
     titles = "".join(f'<th scope="col" style="text-align:{"right" if i else "left"};padding-left:{1 if i else 0}em">{html.escape(str(h))}</th>' for i, h in enumerate(head))
     return f'<table style="border-collapse:collapse;line-height:1.4"><thead><tr>{titles}</tr></thead><tbody>{cells}</tbody></table>'
 
-# %% ../nbs/13b_drawing.ipynb #fcafb12f
-def bars(values, unit=""):
-    "A small figure of named signed numbers, each beside its bar."
-    fig = Figure(figsize=(4.6, .34 * len(values) + .3), layout="constrained")
+# %% ../nbs/13b_drawing.ipynb #6986dd29
+def dots(values, title):
+    "A small figure of numbers in 0..1 in their order, one dot each."
+    fig = Figure(figsize=(4.6, 1.3), layout="constrained")
     ax = fig.subplots()
-    drawn = ax.barh(list(values), list(values.values()), color=["#7b5aa6" if v >= 0 else "#d07a1a" for v in values.values()])
-    ax.bar_label(drawn, [f"{v:+.3g}{unit}" for v in values.values()], padding=3, fontsize=9)
-    ax.axvline(0, color="black", lw=.8); ax.invert_yaxis(); ax.margins(x=.25); ax.set_xticks([])
-    for side in ("top", "right", "bottom", "left"): ax.spines[side].set_visible(False)
+    ax.plot(values, "o", ms=3, color="#0072B2"); ax.set_title(title, fontsize=9); ax.set(ylim=(-.05, 1.05)); ax.tick_params(labelsize=8); ax.grid(axis="y", lw=.4)
     return fig
 
 def curves(history, x="epoch"):

@@ -6,7 +6,7 @@
 __all__ = ['MOST_BYTES', 'MOST_PIXELS', 'STREETS', 'VIEWS', 'KINDS', 'TARGETS', 'Own', 'read_upload', 'State', 'Weather', 'Scene',
            'make_scene', 'Studio', 'RainState', 'Answer', 'show_rain', 'GuidanceState', 'pixels', 'other_guidance',
            'show_guidance', 'LevelState', 'show_level', 'AttributionState', 'Explained', 'explain', 'share_out',
-           'draw_explained', 'Run', 'read_run']
+           'draw_explained', 'Run', 'run_stamp', 'read_run']
 
 # %% ../nbs/13c_states.ipynb #96cc9442
 import csv
@@ -93,15 +93,17 @@ def make_scene(weather):
 
 # %% ../nbs/13c_states.ipynb #428e16ec
 class Studio:
-    "A model with small caches: the last `keep` scenes, and for each of those what SIM would read, and the refined picture."
-    def __init__(self, model, keep=4):
-        self.model, self._kept = model, lru_cache(maxsize=3 * keep)(lambda what, key, make: make.value())
-    def _cached(self, what, weather, make): return self._kept(what, weather.key(), _Unkeyed(make))
-    def scene(self, weather): return self._cached("scene", weather, lambda: make_scene(weather))
+    "A model and its last `keep` results, whatever they are: scenes, what SIM would read, refined pictures, layers."
+    def __init__(self, model, keep=16):
+        self.model, self._kept = model, lru_cache(maxsize=keep)(lambda what, key, make: make.value())
+    def cached(self, what, weather, make):
+        "The result of `make()` for `what` (hashable) in this weather, from the cache if it is there."
+        return self._kept(what, weather.key(), _Unkeyed(make))
+    def scene(self, weather): return self.cached("scene", weather, lambda: make_scene(weather))
     def inputs(self, weather):
         "`Inputs` of SIM for the scene, on the model's device."
-        return self._cached("inputs", weather, lambda: before_sim(self.model, self.scene(weather).rainy.to(next(self.model.parameters()).device)))
-    def refined(self, weather): return self._cached("refined", weather, lambda: refine(self.model, self.inputs(weather)).cpu())
+        return self.cached("inputs", weather, lambda: before_sim(self.model, self.scene(weather).rainy.to(next(self.model.parameters()).device)))
+    def refined(self, weather): return self.cached("refined", weather, lambda: refine(self.model, self.inputs(weather)).cpu())
 
 @dataclass
 class _Unkeyed:
@@ -114,7 +116,7 @@ class _Unkeyed:
 class RainState(State):
     "What of the rain is shown."
     layer = Enum(["the rainy picture", "behind the streaks", "light of the streaks", "share of the exposure covered by drops", "light let through", "distance"],
-                 "the rainy picture").tag(label="show", says="the layers from which the rainy picture is put together")
+                 "the rainy picture").tag(label="show", says="the layers from which the rainy picture is put together; the streaks' light is scaled up")
 
 class Answer(NamedTuple):
     "What an explorer shows."
@@ -131,7 +133,7 @@ def show_rain(studio, weather, state):
     scene = studio.scene(weather)
     if scene.rain is None: return Answer(to_pil(scene.rainy), to_pil(scene.rainy), ("your picture", "your picture"), [["", ""]], "This picture is rainy already: there are no layers to show.")
     r = scene.rain
-    layers = {"the rainy picture": lambda: to_pil(r.rainy), "behind the streaks": lambda: to_pil(r.veiled), "light of the streaks": lambda: to_pil(r.streaks),
+    layers = {"the rainy picture": lambda: to_pil(r.rainy), "behind the streaks": lambda: to_pil(r.veiled), "light of the streaks": lambda: to_pil(r.streaks[0] / end_of_scale(r.streaks)),
               "share of the exposure covered by drops": lambda: strength(r.alpha[0, 0]), "light let through": lambda: strength(r.transmission[0, 0], 1.),
               "distance": lambda: strength(r.depth[0, 0].log(), math.log(scenes.FAR))}
     rows = [["", "PSNR-Y", "SSIM-Y"], ["rainy picture", _decibels(r.rainy, scene.clean), f"{ssim_y(r.rainy, scene.clean).item():.3f}"],
@@ -191,7 +193,8 @@ def _view(name, studio, weather, state, given, changed):
 def show_guidance(studio, weather, state):
     "Two views and what the other guidance costs in each class's region, as an `Answer`. Raises `ValueError` where a view needs what is not known."
     scene, inputs, refined, given = studio.scene(weather), studio.inputs(weather), studio.refined(weather), other_guidance(studio, weather, state)
-    changed = refined if state.kind == KINDS[0] else refine(studio.model, inputs, given).cpu()
+    what = "refined", state.kind, state.index, state.box
+    changed = refined if state.kind == KINDS[0] else studio.cached(what, weather, lambda: refine(studio.model, inputs, given).cpu())
     views = [_view(name, studio, weather, state, given, changed) for name in (state.left, state.right)]
     difference = (changed - refined).mean(1)
     note = f"SIM's result moves by {difference.abs().mean():.4f} on average and {difference.abs().max():.3f} at most (of 1); the difference's colours end at {end_of_scale(difference):.4f}."
@@ -214,13 +217,18 @@ class LevelState(State):
         label="layer", says="FRM, SIM's encoder, SIE, decoder and bottleneck; 'sem' are the 19 score maps")
     channel = Int(-1, min=-1, max=511).tag(label="channel", says="-1: the mean size of all of them")
 
+def _tapped(model, inputs, level, context):
+    "The outputs of a layer, and of the attention in it if it has one; only the stage that it belongs to is run."
+    paths = [level, *([context] if context in levels(model)["attention"] else [])]
+    with Taps(model, *paths, size=1024) as taps, torch.no_grad():
+        if level.startswith("sim"): model.sim(*inputs[:3])
+        else: model.sem(inputs.coarse) if level == "sem" else model.frm(inputs.rain)
+    return taps
+
 def show_level(studio, weather, state):
     "A layer's map as a Pillow image in the picture's proportions, its attention vector (or None), and a sentence."
     inputs, context = studio.inputs(weather), f"{state.level}.{0 if 'decoder' in state.level else 2}.context"
-    paths = [state.level, *([context] if context in levels(studio.model)["attention"] else [])]
-    with Taps(studio.model, *paths, size=1024) as taps, torch.no_grad():
-        if state.level.startswith("sim"): studio.model.sim(*inputs[:3])
-        else: (studio.model.sem(inputs.coarse) if state.level == "sem" else studio.model.frm(inputs.rain))
+    taps = studio.cached(("layer", state.level), weather, lambda: _tapped(studio.model, inputs, state.level, context))
     maps = taps[state.level][0]
     if state.channel >= len(maps): raise ValueError(f"{state.level} has channels 0 to {len(maps) - 1}")
     x = maps.abs().mean(0) if state.channel < 0 else maps[state.channel]
@@ -255,7 +263,7 @@ def explain(studio, weather, state, method, tick=lambda n: None):
     target.tick = tick
     found = method(target, inputs)
     sums = ", ".join(f"{name} {m.sum():+.3g}" for name, m in found.maps.items())
-    note = f"{method.label}. " + (f"The maps add up to {sums}: {found.total - found.delta:+.3g} of {found.total:+.3g}; convergence error {abs(found.delta):.2g}." if found.total is not None else method.says)
+    note = f"{method.label}. " + (f"The maps add up to {sums}: {found.total + found.delta:+.3g} of {found.total:+.3g}; convergence error {abs(found.delta):.2g}." if found.total is not None else method.says)
     return Explained({name: m.cpu() for name, m in found.maps.items()}, note, box)
 
 def share_out(studio, weather, state, tick=lambda n: None):
@@ -282,18 +290,22 @@ def _number(text):
     try: return float(text)
     except (TypeError, ValueError): return math.nan
 
-def _newest(folder, patterns): return sorted((f for p in patterns for f in folder.glob(p)), key=lambda f: (f.stat().st_mtime, f.name))
+def _files(folder, *patterns): return [f for p in patterns for f in Path(folder).expanduser().glob(p)]
+
+def run_stamp(folder):
+    "Something that changes when a curve or a picture of the run folder does."
+    return {f: (f.stat().st_mtime_ns, f.stat().st_size) for f in _files(folder, "*.csv", "*/*.csv", "*.png", "*/*.png")}
 
 def read_run(folder):
     "The curves and panels of a run folder, as `Run`. Raises `ValueError`, naming it, where there is no CSV file with a column 'epoch'."
     folder = Path(folder).expanduser()
     if not folder.is_dir(): raise ValueError(f"{folder}: no such folder")
-    for path in reversed(_newest(folder, ("*.csv", "*/*.csv"))):
+    for path in sorted(_files(folder, "*.csv", "*/*.csv"), key=lambda f: f.stat().st_mtime, reverse=True):
         with open(path, newline="", encoding="utf-8") as f: rows = [r for r in csv.DictReader(f) if None not in r.values() and "epoch" in r]
         rows = [r for r in rows if not math.isnan(_number(r["epoch"]))]  # a header that was written again is no epoch
         columns = {k: [_number(r[k]) for r in rows] for k in (rows[0] if rows else ()) if k}
         history = {k: v for k, v in columns.items() if not all(map(math.isnan, v))}
         if history: break
     else: raise ValueError(f"{folder}: no CSV file with a column 'epoch' and a line below it, yet")
-    panels = sorted((f for p in ("*.png", "panels/*.png", "samples/*.png", "pictures/*.png") for f in folder.glob(p)), key=lambda f: (len(f.name), f.name))
+    panels = sorted(_files(folder, "*.png", "*/*.png"), key=lambda f: (len(f.name), f.name))
     return Run(history, panels, f"{path.name}: {len(rows)} epochs, the last is {rows[-1]['epoch']}; {len(panels)} pictures")
