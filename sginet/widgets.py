@@ -114,7 +114,8 @@ export default { render };
 class Upload(anywidget.AnyWidget):
     "A file that somebody chose in the browser; `count` rises with each. `content` stays empty where `size` is above `most` bytes."
     _esm, _css = _UPLOAD_JS, ".sg-upload { font-size: 13px; display: block; margin: .3em 2px; } .sg-upload input { max-width: 100%; }"
-    content, name = T.Bytes().tag(sync=True), T.Unicode().tag(sync=True)
+    content = T.Bytes().tag(sync=True, from_json=lambda value, widget: bytes(value))  # it arrives as a memoryview
+    name = T.Unicode().tag(sync=True)
     size, count, most = T.Int(0).tag(sync=True), T.Int(0).tag(sync=True), T.Int(states.MOST_BYTES).tag(sync=True)
 
 # %% ../nbs/14_widgets.ipynb #f6a9cee7
@@ -199,7 +200,7 @@ def _uploader(explorer, weather):
     def arrived(change):
         try:
             if upload.size > upload.most: raise states.ImageError(f"{upload.name}: {upload.size / 1e6:.1f} MB; at most {upload.most / 1e6:g} MB, please")
-            own = states.read_upload(upload.name, bytes(upload.content))
+            own = states.read_upload(upload.name, upload.content)
         except states.ImageError as fault: return explorer.say(str(fault), fault=True)
         with weather.hold_trait_notifications(): weather.own, weather.picture = own, "my own"
     upload.observe(arrived, "count")

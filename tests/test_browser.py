@@ -18,9 +18,9 @@ from sginet.core import sample_photo
 
 PLACES = "chromium", "chromium-browser", "google-chrome"
 SHOTS = ROOT / "out" / "screenshots"
-LONG = 120_000  # ms; a busy machine may need some for a picture
+LONG = 90_000  # ms; a busy machine may need some for a picture
 HASH = """async ([img, old]) => { try { const bytes = new Uint8Array(await (await fetch(img.src)).arrayBuffer());
-    let h = 5381; for (const b of bytes) h = (h * 33 ^ b) >>> 0; return h !== old && bytes.length > 0 && String(h); } catch (e) { return false; } }"""
+    let h = 5381; for (const b of bytes) h = (h * 33 ^ b) >>> 0; return bytes.length > 0 && h !== old ? h : null; } catch (e) { return null; } }"""  # the picture may be replaced meanwhile
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +76,21 @@ class Panel:
         """A hash of a picture's bytes, once it has another one than `old`."""
         img = self.page.locator(selector).locator("visible=true").nth(i)
         img.wait_for(timeout=LONG)
-        return int(self.page.wait_for_function(HASH, arg=[img.element_handle(), old], timeout=LONG).json_value())
+        for _ in range(LONG // 50):  # wait_for_function would take the promise for an answer
+            if (found := self.page.evaluate(HASH, [img.element_handle(), old])) is not None: return found
+            self.page.wait_for_timeout(50)
+        pytest.fail(f"picture {i} of {selector} did not change")
 
     @contextmanager
     def changes(self, selector=".sg-right", i=0):
-        """The picture must be another one after the block."""
+        """The picture must be another one after the block, and all wishes answered before and after."""
+        self.settled()
         before = self.hash(selector, i)
         yield
         self.hash(selector, i, before)
+        self.settled()
+
+    def settled(self): self.seen("[role=status]:has-text('Computing')").first.wait_for(state="hidden", timeout=LONG)
 
     def status(self, words, **kwargs): self.seen(f"[role=status]:has-text('{words}'), [role=alert]:has-text('{words}')").first.wait_for(timeout=LONG, **kwargs)
     def choose(self, label, value): self.field(label, "select").select_option(value)
@@ -144,7 +151,7 @@ def test_upload_good_bad_and_large(page, tmp_path):
 def test_guidance_switched_and_painted(page):
     guide = Panel(page, "Guidance")
     with guide.changes(): guide.choose("work at, px wide", "256")
-    with guide.changes(): guide.choose("right", "refined, other guidance")
+    guide.choose("right", "refined, other guidance")  # as yet the same
     for kind in "names shuffled", "no map: one class everywhere", "true labels", "from another street":
         with guide.changes(): guide.choose("guidance", kind)
     with guide.changes(): guide.choose("right", "difference made by the other guidance")
