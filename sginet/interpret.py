@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'levels', 'Taps', 'Inputs', 'before_sim', 'refine', 'one_class', 'shuffled', 'labelled', 'foreign', 'painted',
-           'RegionScore', 'Change', 'intervene', 'by_stage']
+           'RegionScore', 'Change', 'intervene', 'by_stage', 'worth_of_guidance']
 
 # %% ../nbs/13_interpret.ipynb #ca816a84
 import re
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from .core import CLASSES, IGNORE
-from .metrics import SegmentationScore, luma
+from .metrics import SegmentationScore, luma, psnr_y
 from .model import pad
 from .sem import guidance as winning
 
@@ -178,3 +178,20 @@ def by_stage(
             scores[stage][0].update(picture.cpu(), clean, labels)
             scores[stage][1].update(model.sem(picture.to(device)), labels)
     return scores
+
+# %% ../nbs/13_interpret.ipynb #c10db7ea
+def worth_of_guidance(
+    model,
+    batches,  # (rain, clean, labels): N×3×H×W twice, in 0..1, and N×H×W
+):
+    "Mean PSNR-Y in dB: what SIM adds to the coarse picture, and what other maps would change: a dict of name to dB, each the mean over the batches."
+    found = {"SIM over the coarse picture": [], "no map (road everywhere)": [], "names shuffled": [], "true labels": []}
+    for rain, clean, labels in batches:
+        read = before_sim(model, rain.to(next(model.parameters()).device))
+        own, clean = read.cut(read.guidance), clean.to(read.rain.device)
+        def decibels(x): return psnr_y(x, clean).mean().item()
+        refined = decibels(refine(model, read))
+        found["SIM over the coarse picture"].append(refined - decibels(read.cut(read.coarse)))
+        for name, other in (("no map (road everywhere)", one_class(own, 0)), ("names shuffled", shuffled(own)), ("true labels", labelled(own, labels.to(own.device)))):
+            found[name].append(decibels(refine(model, read, other)) - refined)
+    return {name: sum(values) / len(values) for name, values in found.items()}
