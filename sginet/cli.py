@@ -137,6 +137,13 @@ TRAIN_OPTIONS = dict(
     compile=(bool, "compile the three networks"), best=(str, "criterion of the best model: psnr, psnr_release, ssim, miou_refined, ..."),
     keep=(int, "checkpoints that stay"), panels=(int, "pictures in an epoch's panel"), tensorboard=(bool, "write for TensorBoard too"), seed=(int, "of everything"))
 
+def _device(name):
+    "`name` if there is such a device here. Raises `ValueError` if not."
+    kind = str(name).split(":")[0]
+    if kind not in ("cpu", "cuda", "mps", "xpu"): raise ValueError(f"device {name!r} is not cpu, cuda, cuda:1, mps or xpu")
+    if kind == "cuda" and not torch.cuda.is_available(): raise ValueError(f"device {name!r}: PyTorch finds no CUDA card here")
+    return name
+
 def _train_parser():
     parser = argparse.ArgumentParser(prog="sginet-train", argument_default=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train SGINet on pairs, on photographs that are rained on, or on drawn scenes.", epilog="""recipes:
@@ -163,14 +170,14 @@ def train(args=None):
     if bool(out) == bool(resume): return _failed("give --out for a new run, or --resume for one that was begun")
     if resume and (opt or name): return _failed(f"--resume goes on with the settings of {resume}; {', '.join('--' + k.replace('_', '-') for k in (*opt, *(['recipe'] if name else [])))} cannot be changed")
     try:
-        from sginet.training import TrainingError, loss_weights, recipe, run_training, teardown_distrib  # fastai takes seconds to import
+        from sginet.training import loss_weights, recipe, run_training, teardown_distrib  # fastai takes seconds to import
         if "weights" in opt: opt["weights"] = loss_weights(opt["weights"])
         if opt.get("clip") == 0: opt["clip"] = None
         fresh = {"start": None} if {"width", "sem", "sem_weights", "output", "norm"} & set(opt) else {}  # a network of one's own
         settings = None if resume else recipe(name or ("default" if "data" in opt else "small"), **fresh | opt)
-        run_training(out or resume, settings, resume=bool(resume), device=device)
+        run_training(out or resume, settings, resume=bool(resume), device=device and _device(device))
     except (OSError, ValueError, RuntimeError) as fault:
-        begun = isinstance(fault, TrainingError) and Path(out or resume, "config.json").exists()
+        begun = not isinstance(fault, FileExistsError) and Path(out or resume, "checkpoints").exists()
         return _failed(f"{fault}" + (f"\nto go on: sginet-train --resume {out or resume}" if begun else ""))
     except KeyboardInterrupt as stop: return _failed(f"{stop}\nto go on: sginet-train --resume {out or resume}" if stop.args else "stopped by Ctrl-C before anything was written")
     finally: teardown_distrib()
@@ -225,7 +232,7 @@ def evaluation(args=None):
     if out.exists(): return _failed(f"{out} exists; choose another --out")
     try:
         from sginet import evaluate as ev  # scipy and the learner take seconds to import
-        models = {m: SGINet.from_pretrained(m).to(opt.device) for m in opt.model}
+        models = {m: SGINet.from_pretrained(m).to(_device(opt.device)) for m in opt.model}
         results, (sem, called) = _named(opt.results), _judge(opt, models)
         if not models and not results: return _failed("give --model or --results")
         conditions = {f"{r:g} mm/h": (r, *ev.eval_source(opt.data, opt.split, r, opt.limit)) for r in opt.rate or (100, 200)}
@@ -304,7 +311,7 @@ def make_rain(
     clean = open_image(rows[0]["source"]).convert("RGB")
     versions = dict(sginet=sginet.__version__, torch=torch.__version__, numpy=np.__version__, pillow=PIL.__version__)
     for row in rows:
-        depth, labels = (path and read(path) for path, read in ((row["depth"], np.load), (row["labels"], lambda p: np.asarray(Image.open(p)))))
+        depth, labels = (path and read(path) for path, read in ((row["depth"], np.load), (row["labels"], lambda p: np.array(Image.open(p)))))
         rain = to_pil(render(as_batch(clean)[0], row["rate"], row["seed"], depth=depth, classes=labels, preset=row["preset"], composite=row["composite"], **row["shot"]).rainy)
         sums = dict(source_sha256=_sha256(data), pixels_sha256=_sha256(rain.tobytes()))
         for key, value in sums.items():
