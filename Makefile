@@ -4,7 +4,7 @@ BIN := .venv/bin
 # named after what the metadata says, not after its date: nbdev-export rewrites pyproject.toml, unchanged, every time
 STAMP := .venv/.installed-$(shell cat settings.ini setup.py pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: demo test lab app sync notebooks readme
+.PHONY: demo test lab app bench sync notebooks readme
 
 demo: $(STAMP)
 	$(BIN)/sginet-demo
@@ -15,6 +15,10 @@ test: $(STAMP) sync
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab nbs/index.ipynb
+
+# how fast crops are read
+bench: $(STAMP)
+	$(BIN)/python -c 'from sginet.data import bench_crops; bench_crops()'
 
 # the explorers as one page, for this machine's own browser alone
 app: $(STAMP)

@@ -13,9 +13,10 @@ def csd_loss(
     anchor,    # squashed scores N×C×H×W in 0..1 of the coarse picture; the only one that gets a gradient
     positive,  # squashed scores of the clean picture, same shape
     negative,  # squashed scores of the rain image, same shape
+    mean=torch.mean,  # how a distance becomes a number; with several processes, the mean over all of them
 ):
     "Contrastive semantic discovery, a scalar >= 0. SGINet, section 3.4. Raises `ValueError` where shapes differ."
     if not anchor.shape == positive.shape == negative.shape:
         raise ValueError(f"shapes differ: {tuple(anchor.shape)}, {tuple(positive.shape)}, {tuple(negative.shape)}")
     anchor, positive, negative = 255 * anchor, 255 * positive.detach(), 255 * negative.detach()
-    return (anchor - positive).abs().mean() / ((anchor - negative).abs().mean() + 1e-7)
+    return mean((anchor - positive).abs()) / (mean((anchor - negative).abs()) + 1e-7)

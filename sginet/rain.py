@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['N0', 'D_MIN', 'D_MAX', 'GAINS', 'slope', 'drop_density', 'terminal_velocity', 'extinction', 'transmission', 'Shot',
-           'street_depth', 'visible_range', 'frame_margin', 'visible_drops', 'sample_drops', 'circle_of_confusion',
-           'project', 'coverage', 'oscillation_frequency', 'accumulate', 'to_linear', 'to_display', 'compose', 'Rain',
-           'render']
+           'street_depth', 'depth_from_classes', 'visible_range', 'frame_margin', 'visible_drops', 'sample_drops',
+           'circle_of_confusion', 'project', 'coverage', 'oscillation_frequency', 'accumulate', 'to_linear',
+           'to_display', 'compose', 'Rain', 'render']
 
 # %% ../nbs/01_rain.ipynb #b1d77a4c
 import math
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from fastcore.meta import delegates
 
-from .core import check_batch
+from .core import CLASSES, IGNORE, check_batch
 
 # %% ../nbs/01_rain.ipynb #4e3076ad
 N0 = 8000.             # drops per m³ and mm of diameter. Marshall & Palmer 1948
@@ -84,6 +84,48 @@ def street_depth(h, w, shot=Shot()):
     ground = ((y - shot.horizon * h).clamp(min=0) / (shot.height * f))[:, None]
     wall = ((x - w / 2).abs() / (shot.street * f))[None]
     return (ground**2 + wall**2 + shot.d_max**-2).rsqrt()
+
+# %% ../nbs/01_rain.ipynb #e59dc961
+_FLAT = np.isin(np.arange(256), (0, 1, 9, IGNORE))  # road, sidewalk, terrain; what no score counts is mostly the camera's own car
+_BEHIND = np.isin(np.arange(256), (2, 3, 4, 8))     # building, wall, fence, vegetation: what is in front of them does not carry them
+_SKY = 10
+
+def _stand(classes, ground, far):
+    "Depth `H×W` of one class map by what each thing stands on, and where that is hidden; `ground`: depth of the ground plane by rows."
+    depth, hidden = np.empty(classes.shape, np.float32), np.zeros(classes.shape, bool)
+    under, d, hid = np.zeros(classes.shape[1], classes.dtype), np.full(classes.shape[1], ground[-1]), hidden[0].copy()  # road below the picture
+    for y in reversed(range(len(classes))):
+        c = classes[y]
+        new, foot = c != under, ground[min(y + 1, len(ground) - 1)]
+        hid = ~_FLAT[c] & (c != _SKY) & np.where(new, ~_FLAT[under] & (_BEHIND[c] | (under == _SKY)), hid)
+        d = np.select([_FLAT[c], c == _SKY, new & _FLAT[under]], [ground[y], far, foot], d)
+        depth[y], hidden[y], under = d, hid, c
+    return depth, hidden
+
+# %% ../nbs/01_rain.ipynb #9a0ca241
+def _reveal(classes, depth, hidden):
+    "Give hidden pixels the depth at which their class stands in the columns around; where it stands nowhere, they keep what covers them."
+    columns = np.arange(classes.shape[1])
+    for c in np.unique(classes[hidden]):
+        near = np.where((classes == c) & ~hidden, 1 / depth, 0).max(0)  # per m, the nearest in each column
+        if near.any():
+            at = hidden & (classes == c)
+            depth[at] = np.broadcast_to(1 / np.interp(columns, columns[near > 0], near[near > 0]), depth.shape)[at]
+    return depth
+
+def depth_from_classes(
+    classes,      # N×H×W or H×W, train ids, 255 = ignored
+    shot=Shot(),
+):
+    "Depth in m, `N×1×H×W`, guessed from class maps: sky far, a ground plane, things standing on it. Raises `ValueError` for what is no class map."
+    maps = torch.as_tensor(classes).cpu().numpy()
+    if maps.ndim not in (2, 3) or maps.dtype.kind not in "iu" or not ((maps >= 0) & (maps < len(CLASSES)) | (maps == IGNORE)).all():
+        raise ValueError(f"classes of shape {maps.shape}: not whole train ids 0..{len(CLASSES) - 1} or {IGNORE}, N×H×W or H×W")
+    maps, (h, w) = maps.reshape(-1, *maps.shape[-2:]), maps.shape[-2:]
+    scale = shot.height * shot.focal * w  # m times rows below the horizon
+    ground = scale / np.maximum(np.arange(h) + .5 - shot.horizon * h, scale / shot.d_max)
+    depths = [_reveal(m, *_stand(m, ground, shot.d_max)) for m in maps]
+    return torch.from_numpy(np.stack(depths))[:, None].to(torch.as_tensor(classes).device)
 
 # %% ../nbs/01_rain.ipynb #c84fb594
 def visible_range(D, shot=Shot()):
@@ -172,16 +214,21 @@ def _batches(s, h, w, window, limit=2**21):
             yield (k := torch.from_numpy(ids[i:i + step])), *(torch.from_numpy(a)[k, None, None] for a in (left, top)), bw, bh
 
 # %% ../nbs/01_rain.ipynb #55a8f06c
-def accumulate(drops, depth, h, w, window, shot=Shot()):
-    "P and Q (see above), each of the window's shape, of `drops` in a picture of `h`×`w`; `depth` (m) is the window's."
+def accumulate(drops, depth, h, w, window, shot=Shot(), whole=None):
+    """P and Q (see above), each of the window's shape, of `drops` in a picture of `h`×`w`; `depth` (m) is the window's, on any device.
+
+    `whole`: add whole numbers of 2⁻³²; None: only where the device is not the CPU."""
     s, (t, l, wh, ww) = project(drops, h, w, shot), window
     bright = np.exp(shot.spread * drops["light"] - shot.spread**2 / 2)  # its mean is 1
     flicker = 2 * np.pi * oscillation_frequency(drops["D"]) * shot.exposure / s["L"]  # rad per px
     table = torch.from_numpy(np.stack([*(s[k] for k in ("cx", "cy", "dx", "dy", "L", "r_e", "gain")), drops["z"], bright, flicker,
-                                       drops["phase"]])).float()
-    P, Q = torch.zeros(2, wh * ww)
-    for ids, left, top, bw, bh in _batches(s, h, w, window):
-        x, y = left + torch.arange(bw), top + torch.arange(bh)[:, None]
+                                       drops["phase"]])).float().to(depth.device)
+    whole = depth.device.type != "cpu" if whole is None else whole
+    P, Q = torch.zeros(2, wh * ww, dtype=torch.int64 if whole else torch.float32, device=depth.device)
+    def add(total, at, x): total.index_add_(0, at, (x * 2**32).long() if whole else x)
+    for *places, bw, bh in _batches(s, h, w, window):
+        ids, left, top = (a.to(depth.device) for a in places)
+        x, y = left + torch.arange(bw, device=depth.device), top + torch.arange(bh, device=depth.device)[:, None]
         cx, cy, dx, dy, L, r_e, gain, z, b, k, phase = table[:, ids, None, None]
         px, py = x + .5 - cx, y + .5 - cy
         along = px * dx + py * dy
@@ -189,21 +236,21 @@ def accumulate(drops, depth, h, w, window, shot=Shot()):
         seen = (x >= l) & (x < l + ww) & (y >= t) & (y < t + wh) & (alpha > 0)
         at = ((y - t) * ww + (x - l))[seen]
         p = -torch.log1p(-alpha[seen]) * (z.expand_as(alpha)[seen] < depth.flatten()[at])
-        P.index_add_(0, at, p)
-        Q.index_add_(0, at, p * (b * (1 + shot.oscillation * torch.cos(k * along + phase)))[seen])
-    return P.view(wh, ww), Q.view(wh, ww)
+        add(P, at, p)
+        add(Q, at, p * (b * (1 + shot.oscillation * torch.cos(k * along + phase)))[seen])
+    return tuple(x.view(wh, ww) / (2**32 if whole else 1) for x in (P, Q))
 
 # %% ../nbs/01_rain.ipynb #d6a050ad
 def _colours(image):
     "Mean and sky colour of one picture `3×H×W`, each `3×1×1`; sky: the mean where luma is at or above its 99th percentile."
-    luma = (torch.tensor([.299, .587, .114]).view(3, 1, 1) * image).sum(0).flatten()
+    luma = (image.new_tensor([.299, .587, .114]).view(3, 1, 1) * image).sum(0).flatten()
     bright = luma >= luma.kthvalue(math.ceil(.99 * luma.numel())).values
     return image.mean((1, 2)).view(3, 1, 1), image.flatten(1)[:, bright].mean(1).view(3, 1, 1)
 
 def _airlight(mean, sky, h, top, rows, shot):
     "Colour of the veil for `rows` rows from `top` on of a picture `h` high, `3×rows×1`."
     horizon = shot.horizon * h
-    x = ((horizon - torch.arange(top, top + rows) - .5) / horizon).clamp(0, 1)
+    x = ((horizon - torch.arange(top, top + rows, device=mean.device) - .5) / horizon).clamp(0, 1)
     return mean + (.3 + .5 * x * x * (3 - 2 * x)).view(1, -1, 1) * (sky - mean)  # smoothstep above the horizon
 
 # %% ../nbs/01_rain.ipynb #5f8418ce
@@ -268,9 +315,12 @@ def _check_window(window, h, w):
     if not (0 <= t and 0 <= l and 0 < wh <= h - t and 0 < ww <= w - l): raise ValueError(f"window {window} is not inside {h}×{w}")
     return t, l, wh, ww
 
-def _check_depth(depth, n, h, w, shot):
+def _check_depth(depth, classes, n, h, w, shot):
     "The depth as `N×1×H×W`."
-    depth = street_depth(h, w, shot) if depth is None else torch.as_tensor(depth, dtype=torch.float32).cpu()
+    if depth is not None and classes is not None: raise ValueError("give depth or classes, not both")
+    if classes is not None: depth = depth_from_classes(classes, shot)
+    depth = street_depth(h, w, shot) if depth is None else torch.as_tensor(depth, dtype=torch.float32)
+    if classes is not None and len(depth) == 1: depth = depth[0, 0]  # one map for all pictures
     if depth.shape not in ((h, w), (n, 1, h, w)):
         raise ValueError(f"depth has shape {tuple(depth.shape)}: use {h}×{w} or {n}×1×{h}×{w}")
     if not (depth > 0).all(): raise ValueError("depth has values that are not positive metres")  # NaN too
@@ -284,6 +334,7 @@ def render(
     seed=0,                   # an int (picture i gets seed + i), or one for each picture
     *,
     depth=None,               # m: H×W or N×1×H×W; None: `street_depth`
+    classes=None,             # instead of depth, class maps H×W or N×H×W: see `depth_from_classes`
     preset="cityscapes_syn",  # or "physical"; see `GAINS`
     composite="display",      # or "linear"
     window=None,              # (top, left, height, width): only this part, with the very pixels that it has in the whole
@@ -292,7 +343,8 @@ def render(
     """Rain on clean pictures, as a `Rain` on the device of `clean`.
 
     The same seed gives the same pixels. Drops of a lower rate are among those of a higher one, up to 300 mm/h. A rate of 0 returns the
-    picture unchanged. Computed on the CPU, where adding up has a fixed order. Raises `ValueError` for input that cannot be."""
+    picture unchanged. The drops are drawn on the CPU, so that a seed means the same rain on every machine, and added up and composed on the
+    device of `clean`, a batch picture by picture; devices differ in the last digits only. Raises `ValueError` for input that cannot be."""
     n, _, h, w = check_batch(clean).shape
     rates, seeds = _each(rate, n, "rate"), _each(seed, n, "seed") if np.ndim(seed) else [seed + i for i in range(n)]
     if not all(math.isfinite(r) and r >= 0 for r in rates): raise ValueError(f"rate {rate} is not a fall rate in mm/h of 0 or more")
@@ -301,6 +353,6 @@ def render(
     shot, window = Shot(**kwargs), _check_window(window, h, w)
     _check_shot(shot)
     parts = [_render_one(image, float(r), s, d, GAINS[preset, composite], composite, window, shot)
-             for image, r, s, d in zip(clean.detach().float().cpu(), rates, seeds, _check_depth(depth, n, h, w, shot))]
+             for image, r, s, d in zip(clean.detach().float(), rates, seeds, _check_depth(depth, classes, n, h, w, shot).to(clean.device))]
     *layers, drops = zip(*parts)
-    return Rain(*(torch.stack(layer).to(clean.device) for layer in layers), list(drops))
+    return Rain(*map(torch.stack, layers), list(drops))
