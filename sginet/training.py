@@ -338,7 +338,7 @@ def _learner(s, net, dls, say):
     if s["best"] not in learn.metrics.attrgot("name"): raise ValueError(f"the best model cannot be chosen by {s['best']!r}, but by {', '.join(learn.metrics.attrgot('name'))}")
     return learn
 
-# %% ../nbs/12b_training.ipynb #bf2eb1c5
+# %% ../nbs/12b_training.ipynb #42f9ca21
 def _dls(s, device, decode):
     "The DataLoaders of the settings, seeded; `decode`: look at every pixel first."
     dls = rain_dls(s["data"], s["rate"], s["crop"], s["batch"], s["valid"], s["workers"], device, s["scenes"], s["data_range"], s["cache"], decode, s["rain_on_batch"])
@@ -348,7 +348,11 @@ def _dls(s, device, decode):
 def _tensorboard(folder):
     try: from fastai.callback.tensorboard import TensorBoardCallback
     except ImportError: raise ValueError("TensorBoard is not installed (pip install tensorboard)") from None
-    return TensorBoardCallback(log_dir=folder / "tensorboard", trace_model=False, log_preds=False)
+    class Writer(TensorBoardCallback):
+        def after_batch(self):  # fastai's writes every hyper-parameter, and PyTorch's optimisers have some that are no numbers
+            if not self.training: return
+            for name, value in (("train_loss", self.smooth_loss), ("lr", self.opt.hypers[0]["lr"])): self.writer.add_scalar(name, value, self.train_iter)
+    return Writer(log_dir=folder / "tensorboard", trace_model=False, log_preds=False)
 
 # %% ../nbs/12b_training.ipynb #3940e513
 def run_training(

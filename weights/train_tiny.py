@@ -69,7 +69,7 @@ def in_bfloat16(module):
     module.compile(dynamic=False)
 
 
-def derain_learner(args, fast=False):
+def derain_learner(args):
     """Width 8, the SEM of the first step, all losses; the perceptual one on a thin random VGG, since its cost would be most of a step."""
     sem = SmallSEM()
     sem.load_state_dict(torch.load(args.out / "sem.pt")["model"])
@@ -79,8 +79,7 @@ def derain_learner(args, fast=False):
     learn = sginet_learner(dls, SGINet(8, sem, "scaled", "half"), vgg16_features(width=16), WEIGHTS, csd_from=0,
                            opt_func=partial(Adam, decouple_wd=True), wd=1e-4)
     learn.model.to(memory_format=torch.channels_last)
-    if fast:
-        for part in (learn.model.frm, learn.model.sem, learn.model.sim, learn.loss_func.perceptual): in_bfloat16(part)
+    for part in (learn.model.frm, learn.model.sem, learn.model.sim, learn.loss_func.perceptual): in_bfloat16(part)
     return learn
 
 
@@ -106,7 +105,7 @@ class EveryEpoch(Callback):
 
 def train_derain(args):
     """FRM and SIM with rain made on the fly, in stages of growing crops, one cycle each; goes on after a stop from the last epoch."""
-    learn, file, done, average = derain_learner(args, fast=True), args.out / "derain.pt", (0, 0), {}
+    learn, file, done, average = derain_learner(args), args.out / "derain.pt", (0, 0), {}
     learn.create_opt()
     if file.exists():
         state = torch.load(file)
@@ -124,11 +123,8 @@ def train_derain(args):
 
 def ship(args):
     """Halve the precision, write the folder of the shipped model, and score what was written on all of val."""
-    learn = derain_learner(args)
-    state = torch.load(args.out / "derain.pt")
-    learn.model.load_state_dict(state["model"] | state["average"])
-    model = SGINet(8, "small", "scaled", "half")  # the configuration names the SEM instead of holding it
-    model.load_state_dict(learn.model.state_dict())
+    state, model = torch.load(args.out / "derain.pt"), SGINet(8, "small", "scaled", "half")
+    model.load_state_dict(state["model"] | state["average"])
     model.half().save_pretrained(Path(__file__).parent / "tiny")
     evaluate(SGINet.from_pretrained("tiny"), args.data / "val")
 
