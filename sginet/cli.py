@@ -311,7 +311,7 @@ def make_rain(
     clean = open_image(rows[0]["source"]).convert("RGB")
     versions = dict(sginet=sginet.__version__, torch=torch.__version__, numpy=np.__version__, pillow=PIL.__version__)
     for row in rows:
-        depth, labels = (path and read(path) for path, read in ((row["depth"], np.load), (row["labels"], lambda p: np.asarray(Image.open(p)))))
+        depth, labels = (path and read(path) for path, read in ((row["depth"], np.load), (row["labels"], lambda p: np.array(Image.open(p)))))
         rain = to_pil(render(as_batch(clean)[0], row["rate"], row["seed"], depth=depth, classes=labels, preset=row["preset"], composite=row["composite"], **row["shot"]).rainy)
         sums = dict(source_sha256=_sha256(data), pixels_sha256=_sha256(rain.tobytes()))
         for key, value in sums.items():
