@@ -2,6 +2,7 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'sginet'},
   'syms': { 'sginet.cli': { 'sginet.cli._append': ('cli.html#_append', 'sginet/cli.py'),
+                            'sginet.cli._derain_options': ('cli.html#_derain_options', 'sginet/cli.py'),
                             'sginet.cli._failed': ('cli.html#_failed', 'sginet/cli.py'),
                             'sginet.cli._made': ('cli.html#_made', 'sginet/cli.py'),
                             'sginet.cli._rain_options': ('cli.html#_rain_options', 'sginet/cli.py'),
@@ -13,7 +14,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'sginet.cli.demo': ('cli.html#demo', 'sginet/cli.py'),
                             'sginet.cli.demonstrate': ('cli.html#demonstrate', 'sginet/cli.py'),
                             'sginet.cli.derain': ('cli.html#derain', 'sginet/cli.py'),
-                            'sginet.cli.derain_file': ('cli.html#derain_file', 'sginet/cli.py'),
+                            'sginet.cli.derain_files': ('cli.html#derain_files', 'sginet/cli.py'),
                             'sginet.cli.find_pictures': ('cli.html#find_pictures', 'sginet/cli.py'),
                             'sginet.cli.make_rain': ('cli.html#make_rain', 'sginet/cli.py'),
                             'sginet.cli.rain': ('cli.html#rain', 'sginet/cli.py'),

@@ -100,7 +100,7 @@ def guided(
 # %% ../nbs/09_model.ipynb #44db9c3c
 def _refined(model, rain):
     "The refined picture alone."
-    if not fast.applies(model, rain): return model(rain).refined
+    if model._compiled_call_impl is not None or not fast.applies(model, rain): return model(rain).refined
     h, w = rain.shape[-2:]
     rain = pad(rain)
     coarse = fast.frm(model.frm, rain)
