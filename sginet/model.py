@@ -81,7 +81,7 @@ def bytes_needed(self: SGINet, height, width):
     "Memory that `derain` is expected to take at its peak, above the weights, for a picture of that size."
     pixels = max(64 * 32, -(-height // 32) * -(-width // 32) * 32**2)
     c, quick = self.frm.d4.in_channels, fast.applies(self, next(self.parameters())[:1])
-    return int(pixels * ((60 if quick else 130) * c + 700) + 150e6)
+    return int(pixels * ((60 if quick else 130) * c + 200) + 30e6)
 
 # %% ../nbs/09_model.ipynb #da7a0005
 def guided(
@@ -112,8 +112,8 @@ def _fits(model, x, free, work_pixels):
     scale = min(1, ((work_pixels or h * w) / (h * w))**.5)
     size, need = [max(1, round(n * scale)) for n in (h, w)], len(x) * model.bytes_needed(round(h * scale), round(w * scale))
     if free is None or need < free: return size
-    each = (need - 150e6 * len(x)) / (size[0] * size[1])
-    raise ImageError(f"{size[0]}×{size[1]} needs about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; {max(0, free - 150e6 * len(x)) / each / 1e6:.2f} megapixels would fit (work_pixels, or --max-pixels)")
+    each = (need - 30e6 * len(x)) / (size[0] * size[1])
+    raise ImageError(f"{size[0]}×{size[1]} needs about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; {max(0, free - 30e6 * len(x)) / each / 1e6:.2f} megapixels would fit (work_pixels, or --max-pixels)")
 
 @patch
 def derain(self: SGINet, image,
