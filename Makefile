@@ -16,8 +16,9 @@ test: $(STAMP) sync
 lab: $(STAMP)
 	$(BIN)/jupyter lab nbs/index.ipynb
 
-# how fast crops are read
+# how fast the network is here, and how fast crops are read
 bench: $(STAMP)
+	$(BIN)/sginet-bench
 	$(BIN)/python -c 'from sginet.data import bench_crops; bench_crops()'
 
 # the explorers as one page, for this machine's own browser alone
