@@ -17,6 +17,7 @@ from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner, Metric, ValueMetric
 from fastai.optimizer import Adam
+from fastcore.foundation import L
 
 from .core import show_images
 from .losses import SGINetLoss, mean_over_processes
@@ -149,6 +150,7 @@ class SGINetLearner(Learner):
     def network(self): return getattr(self.model, "module", self.model)  # inside what fastai wraps it in for several processes
 
     def _do_fit(self):
+        if self.first_epoch and hasattr(getattr(self, "progress", None), "mbar"): self.progress.mbar.update(0)  # a bar starts its clock at 0
         for self.epoch in range(self.first_epoch, self.n_epoch): self._with_events(self._do_epoch, "epoch", fastai.learner.CancelEpochException)
 
     def _do_one_batch(self):
@@ -208,6 +210,6 @@ def sginet_learner(
     trained = lambda m: [[p for p in m.parameters() if p.requires_grad]]
     options = dict(opt_func=Adam, lr=1e-3, metrics=_metrics(lambda: learn.terms, loss.weights, len(dls.valid.create_item(0)) > 2)) | kwargs
     learn = SGINetLearner(dls, model, loss_func=loss.to(dls.device), splitter=trained, train_bn=False,
-                          cbs=[SGINetCallback(skip, csd_from), *([GradientClip(clip)] if clip else []), *cbs], **options)
+                          cbs=[SGINetCallback(skip, csd_from), *([GradientClip(clip)] if clip else []), *L(cbs)], **options)
     learn.low = low_precision(precision, dls.device)
     return learn
