@@ -19,6 +19,7 @@ from fastai.learner import Learner, Metric, ValueMetric
 from fastai.optimizer import Adam
 from fastcore.foundation import L
 
+from . import fast
 from .core import show_images
 from .losses import SGINetLoss, mean_over_processes
 from .metrics import SegmentationScore, psnr_rgb, psnr_y, ssim_y
