@@ -4,7 +4,7 @@ BIN := .venv/bin
 # named after what the metadata says, not after its date: nbdev-export rewrites pyproject.toml, unchanged, every time
 STAMP := .venv/.installed-$(shell cat settings.ini setup.py pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: demo test lab bench sync notebooks readme
+.PHONY: demo test lab app bench sync notebooks readme
 
 demo: $(STAMP)
 	$(BIN)/sginet-demo
@@ -19,6 +19,10 @@ lab: $(STAMP)
 # how fast crops are read
 bench: $(STAMP)
 	$(BIN)/python -c 'from sginet.data import bench_crops; bench_crops()'
+
+# the explorers as one page, for this machine's own browser alone
+app: $(STAMP)
+	$(BIN)/voila nbs/app.ipynb --Voila.ip=127.0.0.1 --port=8866
 
 # are notebooks, package and README the same thing?
 sync: $(STAMP)
