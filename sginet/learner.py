@@ -149,6 +149,7 @@ class SGINetLearner(Learner):
     def network(self): return getattr(self.model, "module", self.model)  # inside what fastai wraps it in for several processes
 
     def _do_fit(self):
+        if self.first_epoch and hasattr(getattr(self, "progress", None), "mbar"): self.progress.mbar.update(0)  # a bar starts its clock at 0
         for self.epoch in range(self.first_epoch, self.n_epoch): self._with_events(self._do_epoch, "epoch", fastai.learner.CancelEpochException)
 
     def _do_one_batch(self):

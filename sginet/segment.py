@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['clean_dls', 'Pupil', 'SegmentationLoss', 'OnClean', 'Segmented', 'sem_learner', 'load_sem']
 
-# %% ../nbs/12a_segment.ipynb #96ba1a1f
+# %% ../nbs/12a_segment.ipynb #624ace94
 from pathlib import Path
 
 import torch
@@ -17,14 +17,14 @@ from fastai.optimizer import Adam
 from torch import nn
 
 from .core import IGNORE
-from .data import SampleLoader, drawn_scenes, labelled_photos
+from .data import DataError, SampleLoader, check, drawn_scenes, find, photographs
 from .learner import MapScore
 from .model import load_strictly, read_state
 from .sem import TorchvisionSEM, freeze, make_sem
 
-# %% ../nbs/12a_segment.ipynb #25b901b6
+# %% ../nbs/12a_segment.ipynb #240c0643
 def clean_dls(
-    path=None,     # a folder with train/images and train/labels; None: drawn scenes
+    path=None,     # a data set with labels, of any layout; None: drawn scenes
     size=512,      # side of the training crops, pixels
     bs=8,          # pictures a batch
     valid="val",   # the folder to validate on
@@ -33,7 +33,11 @@ def clean_dls(
 ):
     "fastai DataLoaders of (picture, the same picture, labels): no rain."
     if path is None: sources = drawn_scenes(n_scenes, rates=(0,)), drawn_scenes(8, rates=(0,), first=10**6, seed=0)
-    else: sources = (labelled_photos(Path(path) / part, rates=(0,), seed=0) for part in ("train", valid))
+    else:
+        found = [check(find(path, split, "any"), what=f"checking {split}")[0] for split in ("train", valid)]
+        faults = sum((f.faults or ([] if f.labels and None not in f.labels else [f"{split} has pictures without labels"]) for f, split in zip(found, ("train", valid))), [])
+        if faults: raise DataError(path, faults)
+        sources = (photographs(f, rates=(0,), seed=0) for f in found)
     train, valid = sources
     return DataLoaders(SampleLoader(train, bs, size, num_workers=num_workers, device=device),
                        SampleLoader(valid, 1, train=False, num_workers=num_workers, device=device), device=device)

@@ -47,7 +47,7 @@ def rows(manifest): return manifest.read_text().count("\n") if manifest.exists()
 
 
 def wait_for(condition, process):
-    end = time.time() + 240
+    end = time.time() + 500
     while not condition():
         assert process.poll() is None and time.time() < end, process.communicate()
         time.sleep(.01)
@@ -70,13 +70,11 @@ def test_a_killed_and_interrupted_run_goes_on(clean, tmp_path):
     process = begin(*arguments)
     wait_for(lambda: rows(manifest) > first, process)
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
-    said = process.communicate(timeout=240)
+    said = process.communicate(timeout=500)
     assert process.returncode == 1 and "goes on from here" in said[1] and "Traceback" not in said[1], said
     assert first < rows(manifest) < 32
 
-    process = begin(*arguments)
-    said = process.communicate(timeout=240)
-    assert process.returncode == 0, said
+    assert rain([str(clean), "--out", str(out), "--workers", "1"]) == 0  # one process or many: the same set
     assert pictures(out) == pictures(tmp_path / "straight")
     listed = [json.loads(line)["file"] for line in manifest.read_text().splitlines()]
     assert len(listed) == len(set(listed)) == 32  # each made once
@@ -88,7 +86,7 @@ def test_two_processes_build_one_cache(clean, tmp_path):
     builders = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", BUILD, tmp_path / "cache", clean, go], env=ENV, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     time.sleep(5)  # both wait, more or less, for the same moment
     go.touch()
-    said = [p.communicate(timeout=240)[0] for p in builders]
+    said = [p.communicate(timeout=500)[0] for p in builders]
     truth = "".join(f"{f.name} {np.asarray(Image.open(f)).sum(dtype='int64')}\n" for f in sorted(clean.glob("*.png")))
     assert [p.returncode for p in builders] == [0, 0] and said == [truth, truth]
     assert len(list(tmp_path.glob("cache/*/*"))) == 16
