@@ -427,6 +427,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'sginet.states.Scene': ('states.html#scene', 'sginet/states.py'),
                                'sginet.states.State': ('states.html#state', 'sginet/states.py'),
                                'sginet.states.State.key': ('states.html#state.key', 'sginet/states.py'),
+                               'sginet.states.State.snapshot': ('states.html#state.snapshot', 'sginet/states.py'),
                                'sginet.states.Studio': ('states.html#studio', 'sginet/states.py'),
                                'sginet.states.Studio.__init__': ('states.html#studio.__init__', 'sginet/states.py'),
                                'sginet.states.Studio.cached': ('states.html#studio.cached', 'sginet/states.py'),

@@ -76,7 +76,7 @@ class Method(HasTraits):
     label = says = ""
     def settings(self): return {name: trait for name, trait in self.traits().items() if "says" in trait.metadata}
 
-def _baseline_choice(): return Enum(["blurred", "mean", "black"], "blurred").tag(label="instead of the picture", says="what stands for 'not there'")
+def _baseline_choice(): return Enum(["blurred", "mean", "black"], "blurred").tag(label="baseline", says="what is put where something is taken away, or where integrated gradients begin")
 def _pictures(inputs): return tuple(x.detach().clone().requires_grad_() for x in inputs[:2])  # or captum warns that it has to say so itself
 def _summed(inputs, **maps): return {name: inputs.cut(x.detach()).sum((0, 1)) for name, x in maps.items()}
 
@@ -141,7 +141,7 @@ class Ablation(Method):
 class Occluded(Method):
     "Occlusion by a sliding square, filled from a baseline; overlapping squares are averaged. Zeiler & Fergus, ECCV 2014."
     label, says = "Occlusion", "How much would the number fall if this square were hidden?"
-    side = Int(48, min=16, max=128).tag(label="side of the square, px", says="small squares show more and take longer")
+    side = Int(48, min=16, max=128).tag(label="square, px", says="small squares show more and take longer")
     instead = _baseline_choice()
     def calls(self, inputs):
         squares = [1 + -(-max(0, n - min(n, self.side)) // max(1, min(n, self.side) // 2)) for n in inputs.rain.shape[-2:]]

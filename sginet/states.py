@@ -50,8 +50,11 @@ def read_upload(
 
 # %% ../nbs/13c_states.ipynb #c3ca491a
 class State(HasTraits):
-    "Settings that describe themselves: a trait with a `label` has also a sentence `says`, and may have a `step`."
+    "Settings that describe themselves: a trait with a `label` has also a sentence `says`, and may have a `step`, or be better `typed` than slid."
     def key(self): return tuple(getattr(self, name) for name in sorted(self.trait_names()))
+    def snapshot(self):
+        "A copy that stays as it is while somebody moves on with the controls."
+        return type(self)(**{name: getattr(self, name) for name in self.trait_names()})
 
 STREETS = {f"drawn street {i + 1}": seed for i, seed in enumerate((3, 4, 8, 12))}  # name to seed
 
@@ -138,7 +141,7 @@ def show_rain(studio, weather, state):
               "distance": lambda: strength(r.depth[0, 0].log(), math.log(scenes.FAR))}
     rows = [["", "PSNR-Y", "SSIM-Y"], ["rainy picture", _decibels(r.rainy, scene.clean), f"{ssim_y(r.rainy, scene.clean).item():.3f}"],
             ["veil alone", _decibels(r.veiled, scene.clean), f"{ssim_y(r.veiled.clamp(0, 1), scene.clean).item():.3f}"]]
-    return Answer(to_pil(scene.clean), layers[state.layer](), ("clean", state.layer), rows, f"{r.drops[0]:,} drops in view or just beside it")
+    return Answer(to_pil(scene.clean), layers[state.layer](), ("clean", state.layer), rows, f"{r.drops[0]:,} drops in view or just beside it.")
 
 # %% ../nbs/13c_states.ipynb #f2e2178e
 VIEWS = ["rain", "coarse", "refined", "refined, other guidance", "clean", "classes SEM saw", "classes given to SIM", "true classes",
@@ -215,7 +218,7 @@ class LevelState(State):
     "Which layer is shown."
     level = Enum([*(f"frm.{x}" for x in ("e1", "e2", "e3", "e4", "middle.3", "d1", "d2", "d3")), *attribution.LEVELS, "sim.middle.3", "sem"], "sim.sie.2").tag(
         label="layer", says="FRM, SIM's encoder, SIE, decoder and bottleneck; 'sem' are the 19 score maps")
-    channel = Int(-1, min=-1, max=511).tag(label="channel", says="-1: the mean size of all of them")
+    channel = Int(-1, min=-1, max=511).tag(label="channel", typed=True, says="-1: the mean size of all of them")
 
 def _tapped(model, inputs, level, context):
     "The outputs of a layer, and of the attention in it if it has one; only the stage that it belongs to is run."

@@ -114,7 +114,8 @@ export default { render };
 class Upload(anywidget.AnyWidget):
     "A file that somebody chose in the browser; `count` rises with each. `content` stays empty where `size` is above `most` bytes."
     _esm, _css = _UPLOAD_JS, ".sg-upload { font-size: 13px; display: block; margin: .3em 2px; } .sg-upload input { max-width: 100%; }"
-    content, name = T.Bytes().tag(sync=True), T.Unicode().tag(sync=True)
+    content = T.Bytes().tag(sync=True, from_json=lambda value, widget: bytes(value))  # it arrives as a memoryview
+    name = T.Unicode().tag(sync=True)
     size, count, most = T.Int(0).tag(sync=True), T.Int(0).tag(sync=True), T.Int(states.MOST_BYTES).tag(sync=True)
 
 # %% ../nbs/14_widgets.ipynb #f6a9cee7
@@ -127,8 +128,11 @@ def control(state, name):
     if isinstance(trait, T.Enum): made = W.Dropdown(options=list(trait.values), value=getattr(state, name), **common)
     elif isinstance(trait, T.Bool): made = W.Checkbox(value=getattr(state, name), indent=False, **common | {"style": {}})
     elif isinstance(trait, (T.Int, T.Float)):
-        kind = W.IntSlider if isinstance(trait, T.Int) else W.FloatSlider
-        made = kind(min=trait.min, max=trait.max, step=trait.metadata.get("step", 1), value=getattr(state, name), continuous_update=False, **common)
+        kind, step = W.IntSlider if isinstance(trait, T.Int) else W.FloatSlider, trait.metadata.get("step", 1)
+        if trait.metadata.get("typed"): kind = W.BoundedIntText
+        elif step < 1: common["readout_format"] = ".2f" if step < .1 else ".1f"
+        elif kind is W.FloatSlider: common["readout_format"] = ".0f"
+        made = kind(min=trait.min, max=trait.max, step=step, value=getattr(state, name), continuous_update=False, **common)
     elif isinstance(trait, T.Unicode): made = W.Text(value=getattr(state, name), continuous_update=False, **common)
     else: raise TypeError(f"{name}: no control for a {type(trait).__name__}")
     T.link((state, name), (made, "value"))
@@ -136,13 +140,16 @@ def control(state, name):
 
 # %% ../nbs/14_widgets.ipynb #fb94b3b2
 class Explorer(W.VBox):
-    "An explorer's frame: controls beside pictures, a status line, a worker. A subclass gives `title`, `intro` and `compute(tick)`, which returns a function that shows the result."
-    title = intro = ""
-    def __init__(self, controls, pictures):
+    """An explorer's frame: an introduction, a status line, rows of controls beside pictures, a worker.
+
+    A subclass gives `title`, `intro` and `compute(tick)`, which returns a function that shows the result."""
+    title = intro = note = ""
+    def __init__(self, *rows):  # each (controls, what stands beside them)
         self.worker, self.status = Worker(), W.HTML()
-        side = W.VBox(controls, layout={"width": "29em", "min_width": "20em", "flex": "0 1 29em"})
-        main = W.VBox([*pictures, self.status], layout={"flex": "1 1 30em", "min_width": "20em"})
-        super().__init__([W.HTML(f"<p style='margin:.2em 0;line-height:1.4;max-width:75em'>{self.intro}</p>"), W.HBox([side, main], layout={"flex_flow": "row wrap", "width": "100%"})])
+        def row(controls, beside):
+            return W.HBox([W.VBox(controls, layout={"width": "29em", "min_width": "20em", "flex": "0 1 29em"}), W.VBox(beside, layout={"flex": "1 1 30em", "min_width": "20em"})],
+                          layout={"flex_flow": "row wrap", "width": "100%", "margin": "0 0 1em"})
+        super().__init__([W.HTML(f"<p style='margin:.2em 0;line-height:1.4;max-width:62em'>{self.intro}</p>"), self.status, *(row(*r) for r in rows)])
 
     def watch(self, *settings):
         "Ask again whenever one of these states changes."
@@ -161,7 +168,7 @@ class Explorer(W.VBox):
             try: (compute or self.compute)(tick)()
             except Stopped: self.say("Stopped.")
             except Exception as fault: self.say(_plain(fault), fault=True)
-            else: self.say(f"{self.note} Answered in {time.perf_counter() - start:.1f} s." if self.note else f"Answered in {time.perf_counter() - start:.1f} s.")
+            else: self.say(f"{self.note} (Answered in {time.perf_counter() - start:.1f} s.)")
         self.note = ""
         self.say("Computing …")
         self.worker.ask(job)
@@ -193,7 +200,7 @@ def _uploader(explorer, weather):
     def arrived(change):
         try:
             if upload.size > upload.most: raise states.ImageError(f"{upload.name}: {upload.size / 1e6:.1f} MB; at most {upload.most / 1e6:g} MB, please")
-            own = states.read_upload(upload.name, bytes(upload.content))
+            own = states.read_upload(upload.name, upload.content)
         except states.ImageError as fault: return explorer.say(str(fault), fault=True)
         with weather.hold_trait_notifications(): weather.own, weather.picture = own, "my own"
     upload.observe(arrived, "count")
@@ -208,11 +215,11 @@ class RainExplorer(Explorer):
         self.picture, self.table = Picture(), W.HTML()
         self.pictures = [self.picture]
         controls = [control(self.weather, n) for n in ("picture", "rate", "wind", "nearest", "seed", "width")]
-        super().__init__([_heading("The picture and its rain"), *controls, _uploader(self, self.weather), _heading("What is shown"), control(self.state, "layer"), self.table], [self.picture])
+        super().__init__(([_heading("The picture and its rain"), *controls, _uploader(self, self.weather), _heading("What is shown"), control(self.state, "layer"), self.table], [self.picture]))
         self.watch(self.weather, self.state)
 
     def compute(self, tick):
-        answer = states.show_rain(self.studio, self.weather, self.state)
+        answer = states.show_rain(self.studio, self.weather.snapshot(), self.state.snapshot())
         def show():
             _put(self.picture, answer)
             self.table.value, self.note = drawing.table(answer.rows[0], answer.rows[1:]), answer.note
@@ -231,26 +238,30 @@ class GuidanceExplorer(Explorer):
         self.attention.add_class("sg-attention")
         where = [control(self.weather, n) for n in ("picture", "rate", "seed", "width", "wet")]
         what = [control(self.state, n) for n in ("kind", "index", "left", "right", "opacity", "palette")]
-        super().__init__([_heading("The picture and its rain"), *where, _uploader(self, self.weather), _heading("What SIM is told"), *what[:2], _heading("What is shown"), *what[2:],
-                          _heading("Inside a layer"), *(control(self.level, n) for n in ("level", "channel")), self.attention], [self.picture, self.legend, self.table, self.inside])
+        super().__init__(([_heading("The picture and its rain"), *where, _uploader(self, self.weather), _heading("What SIM is told"), *what[:2], _heading("What is shown"), *what[2:]],
+                          [self.picture, self.legend, self.table]),
+                         ([_heading("Inside a layer"), *(control(self.level, n) for n in ("level", "channel")), self.attention], [self.inside]))
+        def used(change=None): what[1].disabled = self.state.kind not in ("no map: one class everywhere", "painted box")
+        self.state.observe(used, "kind"); used()
         T.link((self.state, "box"), (self.picture, "box"), transform=(list, tuple))
         T.dlink((self.state, "kind"), (self.picture, "pick"), lambda kind: kind == "painted box")
         self.watch(self.weather, self.state, self.level)
 
     def compute(self, tick):
+        weather, state, level = self.weather.snapshot(), self.state.snapshot(), self.level.snapshot()
         for step, (what, act) in enumerate({"the coarse picture and its classes": self.studio.inputs, "the refined picture": self.studio.refined}.items()):
             self.say(f"Computing {what} (step {step + 1} of 3) …")
-            act(self.weather); tick()
+            act(weather); tick()
         self.say("Computing the answer (step 3 of 3) …")
-        answer = states.show_guidance(self.studio, self.weather, self.state); tick()
-        image, weights, said = states.show_level(self.studio, self.weather, self.level)
+        answer = states.show_guidance(self.studio, weather, state); tick()
+        image, weights, said = states.show_level(self.studio, weather, level)
         chart = drawing.figure_png(drawing.dots(weights.tolist(), "weight of each channel by context attention, 0..1"), 80) if weights is not None else b""
-        classes = states.other_guidance(self.studio, self.weather, self.state)[:, 0]
+        classes = states.other_guidance(self.studio, weather, state)[:, 0]
         def show():
             _put(self.picture, answer)
             with self.inside.hold_sync(): self.inside.right, self.inside.names = drawing.png(image), ["", said]
             self.table.value, self.note = drawing.table(answer.rows[0], answer.rows[1:]), answer.note
-            self.legend.value = f"<p style='margin:.4em 0 0'>What SIM is told, by share of the picture:</p>{drawing.legend(classes, self.state.palette)}"
+            self.legend.value = f"<p style='margin:.4em 0 0'>What SIM is told, by share of the picture:</p>{drawing.legend(classes, state.palette)}"
             self.attention.value, self.attention.layout.display = chart, "" if chart else "none"
         return show
 
@@ -270,9 +281,12 @@ class AttributionExplorer(Explorer):
         self.run, self.halt = W.Button(description="Explain", button_style="primary", tooltip="ask both methods"), W.Button(description="Cancel", disabled=True, tooltip="stop at the next step")
         self.progress = W.IntProgress(description="progress", style=_STYLE, layout=_WIDE)
         where = [control(self.weather, n) for n in ("picture", "rate", "seed", "width")]
-        super().__init__([_heading("The picture and its rain"), *where, _uploader(self, self.weather), _heading("The question"), *(control(self.state, n) for n in ("target", "index")),
+        question = [control(self.state, n) for n in ("target", "index")]
+        super().__init__(([_heading("The picture and its rain"), *where, _uploader(self, self.weather), _heading("The question"), *question,
                           self.kinds[0], self.boxes[0], self.kinds[1], self.boxes[1], W.HBox([self.run, self.halt]), self.progress, _heading("What is shown"), self.shown, self.opacity],
-                         [self.picture, W.HBox(self.maps, layout={"flex_flow": "row wrap"}), self.notes, self.table])
+                         [self.picture, W.HBox(self.maps, layout={"flex_flow": "row wrap"}), self.notes, self.table]))
+        def used(change=None): question[1].disabled = self.state.target != "SEM's score of a class"
+        self.state.observe(used, "target"); used()
         for m in self.maps: m.layout = {"flex": "1 1 18em", "margin": "0 .5em 0 0"}
         T.link((self.state, "box"), (self.picture, "box"), transform=(list, tuple))
         for i in (0, 1): self.kinds[i].observe(lambda change, i=i: self._choose(i), "value"); self._choose(i)
@@ -287,8 +301,9 @@ class AttributionExplorer(Explorer):
 
     def compute(self, tick):
         "The picture alone; the answer to the question is another matter."
-        refined = self.studio.refined(self.weather)
-        answer = states.Answer(drawing.to_pil(self.studio.scene(self.weather).rainy), drawing.to_pil(refined), ("rain", "refined"), [])
+        weather = self.weather.snapshot()
+        refined = self.studio.refined(weather)
+        answer = states.Answer(drawing.to_pil(self.studio.scene(weather).rainy), drawing.to_pil(refined), ("rain", "refined"), [])
         def show():
             _put(self.picture, answer)
             self.found, self.note, self.notes.value, self.table.value = [None, None], "Ready for the question.", "", ""
@@ -297,18 +312,19 @@ class AttributionExplorer(Explorer):
 
     def explain(self):
         "Ask both methods and for the shares; also what the button does."
-        inputs = self.studio.inputs(self.weather)
-        self.progress.max, self.progress.value = sum(m.calls(inputs) for m in self.methods) + share_calls(inputs), 0
-        self.run.disabled, self.halt.disabled = True, False
+        self.run.disabled, self.halt.disabled, self.progress.value = True, False, 0
+        weather, state, methods = self.weather.snapshot(), self.state.snapshot(), list(self.methods)
         def compute(tick):
             def step(n):
                 tick()
                 self.progress.value += n
             try:
-                for i, m in enumerate(self.methods):
-                    self.found[i] = states.explain(self.studio, self.weather, self.state, m, step)
+                inputs = self.studio.inputs(weather)
+                self.progress.max = sum(m.calls(inputs) for m in methods) + share_calls(inputs)
+                for i, m in enumerate(methods):
+                    self.found[i] = weather, states.explain(self.studio, weather, state, m, step)
                     self.draw()
-                shares = states.share_out(self.studio, self.weather, self.state, step)
+                shares = states.share_out(self.studio, weather, state, step)
             finally: self.run.disabled, self.halt.disabled = False, True
             def show(): self.table.value = drawing.table([f"shares of {shares.total:+.3g}", "rain", "coarse", "guidance"], [["exact (Shapley values)", *(f"{v:+.3g}" for v in shares[:3])]])
             return show
@@ -316,27 +332,26 @@ class AttributionExplorer(Explorer):
 
     def draw(self):
         "Draw what has been found, with the present choice of input and opacity."
-        for m, found in zip(self.maps, self.found):
-            if found is None: continue
-            image, name = states.draw_explained(self.studio, self.weather, found, self.shown.value, self.opacity.value)
+        for m, (weather, found) in ((m, f) for m, f in zip(self.maps, self.found) if f):
+            image, name = states.draw_explained(self.studio, weather, found, self.shown.value, self.opacity.value)
             with m.hold_sync(): m.right, m.names = drawing.png(drawing.framed(image, found.box)), ["", f"{found.note.split('.')[0]}: {name}"]
-        self.notes.value = "".join(f"<p style='margin:.3em 0;line-height:1.4'>{html.escape(f.note)}</p>" for f in self.found if f)
+        self.notes.value = "".join(f"<p style='margin:.3em 0;line-height:1.4'>{html.escape(f.note)}</p>" for _, f in filter(None, self.found))
 
 # %% ../nbs/14_widgets.ipynb #725c8a50
 class RunState(states.State):
     "Which run is watched."
     folder = T.Unicode("runs").tag(label="run folder", says="the folder that sginet-train writes to, as seen from where the kernel runs")
     follow = T.Bool(False).tag(label="follow: read again every 2 seconds", says="while training goes on")
-    panel = T.Int(-1, min=-1, max=999).tag(label="picture", says="-1: the newest")
+    panel = T.Int(-1, min=-1, max=9999).tag(label="picture", typed=True, says="-1: the newest")
 
 class TrainingMonitor(Explorer):
     "A run folder's curves and sample pictures, live while training."
     title, intro = "Training", "Watch a training run: the curves in its CSV file, and the pictures that it leaves behind. Start one with <code>sginet-train --out runs/first</code> and give its folder."
     def __init__(self, folder="runs", every=2.):
-        self.state, self.every, self.curves, self.picture = RunState(folder=str(folder)), every, W.Image(format="png", layout={"max_width": "100%"}), Picture()
+        self.state, self.every, self.curves, self.picture = RunState(folder=str(folder)), every, W.Image(format="png", layout={"max_width": "100%", "display": "none"}), Picture()
         self.pictures, self.closing = [self.picture], threading.Event()
         self.curves.add_class("sg-curves")
-        super().__init__([_heading("The run"), *(control(self.state, n) for n in ("folder", "follow", "panel"))], [self.curves, self.picture])
+        super().__init__(([_heading("The run"), *(control(self.state, n) for n in ("folder", "follow", "panel"))], [self.curves, self.picture]))
         self.watch(self.state)
         self.state.observe(self._follow, "follow")
 
@@ -354,12 +369,13 @@ class TrainingMonitor(Explorer):
         super().close()
 
     def compute(self, tick):
-        run = states.read_run(self.state.folder)
-        if run.panels and self.state.panel >= len(run.panels): raise ValueError(f"there are pictures 0 to {len(run.panels) - 1}")
-        chart, panel = drawing.figure_png(drawing.curves(run.history)), run.panels[self.state.panel] if run.panels else None
+        state = self.state.snapshot()
+        run = states.read_run(state.folder)
+        if run.panels and state.panel >= len(run.panels): raise ValueError(f"there are pictures 0 to {len(run.panels) - 1}")
+        chart, panel = drawing.figure_png(drawing.curves(run.history)), run.panels[state.panel] if run.panels else None
         data = panel.read_bytes() if panel else b""
         def show():
-            self.curves.value, self.note = chart, run.said + "."
+            self.curves.value, self.curves.layout.display, self.note = chart, "", run.said + "."
             with self.picture.hold_sync(): self.picture.right, self.picture.names = data, ["", panel.name if panel else ""]
         return show
 
