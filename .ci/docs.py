@@ -1,6 +1,6 @@
 """Build the site: notebooks with the outputs they were committed with, and a page for each module from its docstrings. Nothing is run, nothing is fetched.
 
-    python .ci/docs.py [FOLDER]        # default _docs; open FOLDER/index.html, or serve it
+    python .ci/docs.py [FOLDER]        # default _docs; to read and to search it: python -m http.server --directory _docs
 """
 import ast
 import base64
@@ -38,6 +38,11 @@ def modules():
 def exported(tree):
     """The names in a module's `__all__`."""
     return next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__" and isinstance(n.value, ast.List)), []) if tree.body else []
+
+
+def defined(tree):
+    """The functions and classes of a module, which have headings of their own on its page; the other names stand together."""
+    return {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
 
 
 def owner(function):
@@ -121,10 +126,10 @@ def linked(text, depth, symbols, known):
     """Markdown with links between notebooks turned into links between pages, and names of the package into links to their page."""
     def link(m):
         target, _, anchor = m[2].partition("#")
-        if re.match(r"\w+:", target) or not target: return m[0]
+        if re.match(r"\w+:", target) or not target: return m[0].replace("#" + anchor, "#" + anchor.lower())
         page = str(Path(target).with_suffix(".md")) if target.endswith(".ipynb") else ("../" * depth + TEXTS[found] if (found := target.replace("../", "")) in TEXTS else target)
-        return f"{m[1]}({page}{'#' + anchor if anchor else ''})" if page.endswith((".md", ".png")) and not page.startswith("../" * (depth + 1)) else m[1][m[1].index("[") + 1:-1]
-    def name(m): return f"[`{m[1]}`]({'../' * depth}api/{symbols[m[1]]}.md#{m[1].lower()})" if m[1] in symbols and len(m[1]) > 4 and m[1] not in COMMON else m[0]
+        return f"{m[1]}({page}{'#' + anchor.lower() if anchor else ''})" if page.endswith((".md", ".png")) and not page.startswith("../" * (depth + 1)) else m[1][m[1].index("[") + 1:-1]
+    def name(m): return f"[`{m[1]}`]({'../' * depth}api/{symbols[m[1]][0]}.md#{symbols[m[1]][1]})" if m[1] in symbols and len(m[1]) > 4 and m[1] not in COMMON else m[0]
     parts = re.split(r"(```.*?```)", re.sub(r"\[!\[[^]]*\]\([^)]*badge[^)]*\)\]\(([^)]*)\)", r"[Open this lesson in Colab](\1)", text), flags=re.S)
     for i in range(0, len(parts), 2):
         parts[i] = re.sub(r"(!?\[[^]\n]*\])\(([^)\s]+)\)", link, parts[i])
@@ -166,7 +171,7 @@ def build(out):
     shutil.rmtree(WORK, ignore_errors=True)
     (WORK / "site/api").mkdir(parents=True)
     found, source_of = modules()
-    symbols = {n: name for name, _, tree in found for n in exported(tree)}
+    symbols = {n: (name, n.lower() if n in defined(tree) else "constants") for name, _, tree in found for n in exported(tree)}
     notebooks = [p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if not re.search(r"/[_.]", str(p.relative_to(ROOT.parent)))]
     known = {p.name for p in notebooks}
     shutil.copytree(ROOT / "nbs/images", WORK / "site/images")
@@ -177,14 +182,14 @@ def build(out):
     shutil.copy(ROOT / ".ci/docs.css", WORK / "site")
     config = {"INHERIT": "../.ci/mkdocs.yml", "docs_dir": "site", "site_dir": str(out.resolve()), "nav": navigation(notebooks, [name for name, *_ in found])}
     (WORK / "mkdocs.yml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--config-file", str(WORK / "mkdocs.yml")], env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(WORK / "mkdocs.yml")], env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
     if done.returncode: sys.exit(done.returncode)
     formula = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
     for file in out.rglob("*.html"):  # browsers draw MathML by themselves, without a script from somewhere
         text = file.read_text(encoding="utf-8")
         new = formula.sub(lambda m: mathml(html.unescape(m[2]), display="inline" if m[1] == "span" else "block").replace(BAR, "<mspace /></mover>"), text)
         if new != text: file.write_text(new, encoding="utf-8")
-    print(f"{len(list(out.rglob('*.html')))} pages: open {out / 'index.html'}")
+    print(f"{len(list(out.rglob('*.html')))} pages; to read and to search them: python -m http.server --directory {out}")
 
 
 if __name__ == "__main__": build(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "_docs"))

@@ -18,7 +18,7 @@ def cells(name):
             "install": f"""# on a machine that has no sginet, such as Colab's, install it; anywhere else this does nothing
 import importlib.util
 if importlib.util.find_spec("sginet") is None:
-    %pip install --quiet "sginet @ git+{repository}@{branch}\""""}
+    %pip install --quiet git+{repository}@{branch}"""}
 
 
 stale = []
