@@ -27,5 +27,5 @@ for path in sorted((ROOT / "nbs/lessons").glob("[0-9]*.ipynb")):
     if all(cell.source == wanted.get(cell.id, cell.source) for cell in nb.cells): continue
     stale.append(path.name)
     for cell in nb.cells: cell.source = wanted.get(cell.id, cell.source)
-    if "--check" not in sys.argv: nbformat.write(nb, path)
+    if "--check" not in sys.argv: path.write_text(nbformat.writes(nb) + "\n", encoding="utf-8")
 if stale and "--check" in sys.argv: sys.exit(f"badge or first cell is not what settings.ini says: {', '.join(stale)}; run make links")
