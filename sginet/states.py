@@ -177,7 +177,7 @@ def other_guidance(studio, weather, state):
     if state.kind == "painted box": return painted(own, index, pixels(state.box, *inputs.size))
     if state.kind == "true labels":
         if labels is None: raise ValueError("nobody knows the true labels of this picture; the drawn streets have them")
-        return labelled(own, labels.to(own.device))
+        return labelled(own, labels)
     return own
 
 def _view(name, studio, weather, state, given, changed):

@@ -348,11 +348,11 @@ def _dls(s, device, decode):
 def _tensorboard(folder):
     try: from fastai.callback.tensorboard import TensorBoardCallback
     except ImportError: raise ValueError("TensorBoard is not installed (pip install tensorboard)") from None
-    class Writer(TensorBoardCallback):
+    class Board(TensorBoardCallback):
         def after_batch(self):  # fastai's writes every hyper-parameter, and PyTorch's optimisers have some that are no numbers
             if not self.training: return
             for name, value in (("train_loss", self.smooth_loss), ("lr", self.opt.hypers[0]["lr"])): self.writer.add_scalar(name, value, self.train_iter)
-    return Writer(log_dir=folder / "tensorboard", trace_model=False, log_preds=False)
+    return Board(log_dir=folder / "tensorboard", trace_model=False, log_preds=False)
 
 # %% ../nbs/12b_training.ipynb #3940e513
 def run_training(
@@ -378,7 +378,7 @@ def run_training(
     learn = _learner(settings, net, dls, say)
     facts = dict(model=", ".join(f"{k} {v}" for k, v in net._hub_mixin_config.items()) + f", {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters", vgg=learn.loss_func.perceptual.vgg.source if learn.loss_func.perceptual else "nothing",
                  data=f"{settings['data'] or 'drawn scenes'}, {dls.train.n} pictures an epoch, rain {settings['rate']}", valid=dls.valid.n)
-    extra = [_tensorboard(folder)] if settings["tensorboard"] and first else []
+    extra = [schedule(settings), *([_tensorboard(folder)] if settings["tensorboard"] and first else [])]
     if first and not resume:
         folder.mkdir(parents=True)
         net.save_pretrained(folder / "start")
@@ -389,7 +389,7 @@ def run_training(
     say(f"{'goes on' if resume else 'begins'}: {finished} of {settings['epochs']} epochs done, on {device}, {max(1, num_distrib())} process(es)")
     learn.logger = lambda log: say(", ".join(f"{n} {v:.5g}" if isinstance(v, float) else f"{n} {v}" for n, v in zip(learn.recorder.metric_names, log)))
     with nullcontext() if IN_NOTEBOOK or sys.stdout.isatty() else learn.no_bar(), processes(learn):
-        try: learn.fit(settings["epochs"], settings["lr"], cbs=[schedule(settings), run, *extra])
+        try: learn.fit(settings["epochs"], settings["lr"], cbs=[run, *extra])
         except KeyboardInterrupt: raise KeyboardInterrupt(f"stopped by Ctrl-C in epoch {learn.epoch}; {len(run.rows)} of {settings['epochs']} epochs are finished and saved") from None
         except TrainingError as fault: raise TrainingError(str(fault).split("`:\n\t")[-1]) from fault  # without fastai's note on the callback
         finally: learn.first_epoch = 0

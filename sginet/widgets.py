@@ -118,8 +118,8 @@ class Upload(anywidget.AnyWidget):
     name = T.Unicode().tag(sync=True)
     size, count, most = T.Int(0).tag(sync=True), T.Int(0).tag(sync=True), T.Int(states.MOST_BYTES).tag(sync=True)
 
-# %% ../nbs/14_widgets.ipynb #961a9bff
-_STYLE, _WIDE = {"description_width": "9em"}, {"width": "100%", "max_width": "29em"}
+# %% ../nbs/14_widgets.ipynb #1334f315
+_STYLE, _WIDE = {"description_width": "9.2em"}, {"width": "auto", "max_width": "27em"}
 
 def control(state, name):
     "The ipywidgets control for a trait of `state`, linked to it both ways. Raises `TypeError` for a kind of trait that has none."

@@ -235,8 +235,8 @@ def test_training_followed(page, tmp_path):
 
 
 def test_in_jupyterlab(browser, tmp_path):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("from sginet.widgets import GuidanceExplorer\nlook = GuidanceExplorer()\nlook.weather.width = 256\nlook"),
-                                               nbformat.v4.new_code_cell("1 + 1")])
+    kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}  # or JupyterLab would ask for one
+    notebook = nbformat.v4.new_notebook(metadata=kernel, cells=[nbformat.v4.new_code_cell("from sginet.widgets import GuidanceExplorer\nlook = GuidanceExplorer()\nlook.weather.width = 256\nlook")])
     nbformat.write(notebook, tmp_path / "look.ipynb")
     with serving(["jupyterlab", "--allow-root", "--no-browser", "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp_path}"], tmp_path / "log",
                  JUPYTER_CONFIG_DIR=str(tmp_path / "config")) as address:
