@@ -81,7 +81,7 @@ def installed(wheel, tmp_path_factory):
 
 def test_wheel_holds_all_modules_and_only_the_shipped_weights(wheel):
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
-    modules = {f"sginet/{f.name}" for f in (ROOT / "sginet").glob("*.py")}
+    modules = {f.relative_to(ROOT).as_posix() for f in (ROOT / "sginet").rglob("*.py")}
     beside = {f"sginet/weights/{f.name}" for f in (ROOT / "weights").iterdir() if f.name == "README.md" or f.suffix == ".py"}
     models = {f"sginet/weights/{folder}/{f.name}" for folder in shipped_folders() for f in (ROOT / "weights" / folder).iterdir()
               if f.name in ("README.md", "config.json", "model.safetensors")}
