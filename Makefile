@@ -23,8 +23,9 @@ lab: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python .ci/docs.py
 
-# how fast crops are read
+# how fast the network is here, and how fast crops are read
 bench: $(STAMP)
+	$(BIN)/sginet-bench
 	$(BIN)/python -c 'from sginet.data import bench_crops; bench_crops()'
 
 # the explorers as one page, for this machine's own browser alone

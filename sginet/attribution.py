@@ -178,7 +178,7 @@ def shares(target, inputs, instead="blurred"):
         if key not in known:
             rain, coarse = (x if on else gone for x, on, gone in zip(inputs[:2], key, missing))
             maps = [inputs.guidance] if key[2] else [torch.full_like(inputs.guidance, k) for k in constants]
-            known[key] = sum(target(rain, coarse, m) for m in maps) / len(maps)
+            known[key] = sum(target(rain, coarse, m) for m in maps).cpu() / len(maps)  # the switches are there
         return known[key]
     found = ShapleyValues(value).attribute(torch.ones(1, 3), torch.zeros(1, 3))[0].tolist()
     return Shares(*found, (known[True, True, True] - known[False, False, False]).item())

@@ -81,10 +81,10 @@ def strength(x, top=None):
     "A map `H×W` of values >= 0 as a Pillow image, dark blue to yellow at `top`."
     return Image.fromarray(colormaps["cividis"](x.detach().cpu().numpy() / (top or end_of_scale(x)), bytes=True)[..., :3])
 
-# %% ../nbs/13b_drawing.ipynb #08a2e87b
-def framed(image, box, width=2):
+# %% ../nbs/13b_drawing.ipynb #e331cb05
+def framed(image, box):
     "A Pillow image with a frame around `box` (top, left, height, width in pixels), white within black."
-    image, (top, left, h, w) = image.copy(), box
+    image, (top, left, h, w), width = image.copy(), box, max(1, image.width // 256)
     pen = ImageDraw.Draw(image)
     for extra, colour in ((width, "black"), (0, "white")):
         pen.rectangle((left - extra, top - extra, left + w - 1 + extra, top + h - 1 + extra), outline=colour, width=width)

@@ -43,7 +43,7 @@ def folder_method(folder, names):
 # %% ../nbs/12c_evaluate.ipynb #bfa0b0fe
 def eval_source(
     data,        # a data set of any layout; None: drawn scenes
-    split="val", # of it; "." for a folder that holds the pictures itself
+    split="val", # of it
     rate=100,    # mm/h
     limit=None,  # only the first pictures
 ):
@@ -92,18 +92,19 @@ def evaluate(
     source,    # samples: see `eval_source`
     names,     # of the samples
     sem=None,  # who segments; the same for all methods
-    keep=3,    # pictures to keep for the panel
+    keep=3,    # pictures to keep for the panel, spread over the samples
 ):
-    "`Scores` by method, the first samples with all pictures made of them, and a line for each picture that was left out."
+    "`Scores` by method, some samples with all pictures made of them, and a line for each picture that was left out."
     methods = {"Rain": lambda rain, name: rain, **methods}
     scores, kept, faults = {m: Scores() for m in (*methods, "No rain")}, [], []
+    spread = set(np.linspace(0, len(source) - 1, keep).astype(int))  # neighbours in a video look the same
     for i in tqdm(range(len(source)), unit="picture", disable=None):
         try:
             rain, clean, *labels = (x[None] for x in source.sample(i, None, np.random.default_rng(0)))
             made = {m: method(rain, names[i]).clamp(0, 1) for m, method in methods.items()} | {"No rain": clean}
         except (ImageError, DataError, OSError) as fault: faults.append(f"{names[i]}: {fault}"); continue
         for m, image in made.items(): scores[m].add(names[i], image, clean, labels[0] if labels else None, sem)
-        if len(kept) < keep: kept.append((names[i], made, labels[0] if labels else None))
+        if i in spread: kept.append((names[i], made, labels[0] if labels else None))
     return scores, kept, faults
 
 # %% ../nbs/12c_evaluate.ipynb #3503b7ef

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'levels', 'Taps', 'Inputs', 'before_sim', 'refine', 'one_class', 'shuffled', 'labelled', 'foreign', 'painted',
-           'RegionScore', 'Change', 'intervene', 'by_stage']
+           'RegionScore', 'Change', 'intervene', 'by_stage', 'worth_of_guidance']
 
 # %% ../nbs/13_interpret.ipynb #ca816a84
 import re
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from .core import CLASSES, IGNORE
-from .metrics import SegmentationScore, luma
+from .metrics import SegmentationScore, luma, psnr_y
 from .model import pad
 from .sem import guidance as winning
 
@@ -104,7 +104,8 @@ def shuffled(guidance, seed=0):
 
 def labelled(guidance, labels):
     "The true classes (`N×H×W`, 255 = not known) instead of SEM's `N×1×H×W`, which stay where the truth is not known."
-    return torch.where(labels[:, None] == IGNORE, guidance, labels[:, None].to(guidance))
+    labels = labels[:, None].to(guidance)
+    return torch.where(labels == IGNORE, guidance, labels)
 
 def foreign(guidance, other):
     "The map of another picture, `N×1×h×w`, in the size of this one, by nearest neighbours."
@@ -161,7 +162,7 @@ def intervene(
     difference = (after - before).mean(1, keepdim=True)
     if clean is None: return Change(after, difference, None, None)
     classes = inputs.cut(inputs.guidance)[:, 0].long() if classes is None else classes
-    a, b = (RegionScore().update(x, clean, classes) for x in (before, after))
+    a, b = (RegionScore().update(x, clean.to(x), classes) for x in (before, after))
     return Change(after, difference, b.psnr - a.psnr, -10 * (b.errors.sum() / a.errors.sum()).log10().item())
 
 # %% ../nbs/13_interpret.ipynb #51a61b32
@@ -175,6 +176,23 @@ def by_stage(
     for rain, clean, labels in batches:
         out = model(rain.to(device))
         for stage, picture in {"rain": rain, "coarse": out.coarse, "refined": out.refined, "clean": clean}.items():
-            scores[stage][0].update(picture.cpu(), clean, labels)
+            scores[stage][0].update(picture.cpu(), clean.cpu(), labels)
             scores[stage][1].update(model.sem(picture.to(device)), labels)
     return scores
+
+# %% ../nbs/13_interpret.ipynb #c10db7ea
+def worth_of_guidance(
+    model,
+    batches,  # (rain, clean, labels): N×3×H×W twice, in 0..1, and N×H×W
+):
+    "Mean PSNR-Y in dB: what SIM adds to the coarse picture, and what other maps would change: a dict of name to dB, each the mean over the batches."
+    found = {"SIM over the coarse picture": [], "no map (road everywhere)": [], "names shuffled": [], "true labels": []}
+    for rain, clean, labels in batches:
+        read = before_sim(model, rain.to(next(model.parameters()).device))
+        own, clean = read.cut(read.guidance), clean.to(read.rain.device)
+        def decibels(x): return psnr_y(x, clean).mean().item()
+        refined = decibels(refine(model, read))
+        found["SIM over the coarse picture"].append(refined - decibels(read.cut(read.coarse)))
+        for name, other in (("no map (road everywhere)", one_class(own, 0)), ("names shuffled", shuffled(own)), ("true labels", labelled(own, labels))):
+            found[name].append(decibels(refine(model, read, other)) - refined)
+    return {name: sum(values) / len(values) for name, values in found.items()}

@@ -78,7 +78,8 @@ def vgg16_features(
     download=False, # fetch torchvision's file where it is missing
 ):
     "The layers of VGG16 up to relu5_1, frozen; `source` says in words what they are. A random network is announced by a warning."
-    weights, source = _vgg16_weights(weights, download) if width == 64 else (None, "VGG16 has 64 channels at first, not this number")
+    if weights is not None and width != 64: raise ValueError(f"VGG16's weights have 64 channels in the first block, not {width}")
+    weights, source = _vgg16_weights(weights, download) if width == 64 else (None, "VGG16's own weights have another width")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = make_layers([c if c == "M" else c * width // 64 for c in cfgs["D"]])[:RELU_1[-1] + 1]

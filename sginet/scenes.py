@@ -57,10 +57,11 @@ def _disc(c, colour, name, x, y, z, rx, ry=None, corners=14):
 def _street(h, w, rng):
     "An empty canvas that knows how wide the street is and where the sun stands."
     half = rng.uniform(4.6, 6.6)  # m, half the road
-    c = _Canvas(h, w, rng, eye=((half - 2.1) / 2, 1.4, 0))
+    c = _Canvas(h, w, rng, eye=((half - 2.1) / 2 + rng.uniform(-.4, .4), 1.4, 0))
     c.half, c.lane, c.path = half, half - 2.1, half + rng.uniform(2.4, 3.4)  # m from the middle: kerb, parked cars, end of the pavement
     c.wall = c.path + float(rng.choice([.1, .1, 2.5]))                       # m from the middle: the houses
     c.busy, c.cloudy, c.signal = rng.uniform(.15, .85), float(rng.choice([.1, .3, .45, .7, 1])), rng.integers(3)
+    c.green, c.tram = rng.random(2) < .22, rng.random() < .15                # sides with more trees than houses; rails
     c.sun, c.roofs = int(rng.choice([-1, 1])), np.zeros(int(FAR), np.float32)  # its side, and the height of the houses there at each metre
     return c
 
@@ -93,6 +94,10 @@ def _ground(c, rng):
         strip(white, "road", s * c.lane - .06, s * c.lane + .06, end=90)
     for x, z in rng.uniform((1 - c.half, 5), (c.half - 1, 30), (4, 2)): strip(grey * rng.uniform(.82, 1.12), "road", x - .8, x + .8, z, z + 3)
     for z in np.arange(rng.uniform(0, 6), 100, 6): strip(white, "road", -.07, .07, z, z + 3)
+    for x in (-.72, .72) * c.tram:  # the rails of both tracks
+        for s in (-1, 1): strip((70, 70, 74), "road", s * c.lane / 2 + x - .035, s * c.lane / 2 + x + .035)
+    tops = 6.5 + 1.5 * np.sin(np.arange(120) * rng.uniform(.2, .4)) + rng.normal(0, .5, 120)
+    c.face(rng.uniform((58, 78, 48), (82, 100, 66)), "vegetation", (90, 0, FAR - 1), (-90, 0, FAR - 1), *((x, t, FAR - 1) for x, t in zip(np.linspace(-90, 90, 120), tops)))
     zebra = rng.uniform(9, 45)
     for x in np.arange(.4 - c.half, c.half - .5, 1) if zebra < 26 else (): strip(white, "road", x, x + .5, zebra, zebra + 3)
 
@@ -124,6 +129,12 @@ def _gap(c, rng, side, z, length):
     "What closes the street between two houses."
     name, colour, tall = [("fence", (112, 104, 92), 1.8), ("wall", (150, 138, 124), 2.), ("vegetation", (66, 92, 48), 1.6)][rng.integers(3)]
     _side(c, colour, name, side * c.wall, (z, 0), (z, tall), (z + length, tall), (z + length, 0))
+
+def _park(c, rng, side, z, length):
+    "Trees on a lawn behind a low fence or hedge."
+    for far in np.sort(rng.uniform(z, z + length, int(length / 6)))[::-1]: _tree(c, rng, side * (c.wall + rng.uniform(2, 16)), far)
+    name, colour = [("fence", (98, 92, 84)), ("vegetation", (70, 96, 52))][rng.integers(2)]
+    _side(c, colour, name, side * c.wall, (z, 0), (z, 1.), (z + length, 1.), (z + length, 0))
 
 # %% ../nbs/02_scenes.ipynb #eb7649a8
 def _tree(c, rng, x, z):
@@ -164,18 +175,38 @@ def _car(c, rng, x, z):
         _sheet(c, colour, "car", x, (low[0], low[1], z + low[2]), (high[0], high[1], z + high[2]))
     for dx in (-.68, .68): _sheet(c, lamps, "car", x + dx, (.32, .58, z), (.32, .72, z))
 
+# %% ../nbs/02_scenes.ipynb #27799564
+def _big(c, rng, x, z, name):
+    "A bus, a truck or a tram (a 'train' in Cityscapes): a box, its flank first, then what faces us."
+    wide, tall, long = dict(bus=(2.4, 2.9, 10.5), truck=(2.3, 3.3, 8.), train=(2.3, 3.3, 19.))[name]
+    paint, inner, lamps = rng.choice(PAINTS) * rng.uniform(.9, 1.1), -np.sign(x - c.eye[0]), (238, 236, 214) if x < 0 else (176, 34, 32)
+    _sheet(c, DARK * 1.5, "road", x, (wide + .1, .005, z - .15), (wide + .1, .005, z + long))
+    def panel(colour, a, b, low, high): _side(c, colour, name, x + wide / 2 * inner, (z + a, low), (z + a, high), (z + b, high), (z + b, low))
+    def front(colour, width, low, high, at=0): _sheet(c, colour, name, x + at, (width, low, z), (width, high, z))
+    panel(paint * .78, 0, long, .35, tall)
+    for a in np.arange(.4, long - 1.4, 1.5) if name != "truck" else (): panel(GLASS * .8, a, a + 1.3, 1.3, 2.3)
+    for axle in (z + long - 2, z + 1.7): _side(c, DARK, name, x + wide / 2 * inner, *((axle + .45 * math.cos(t), .45 + .45 * math.sin(t)) for t in np.arange(0, 6.2, .5)))
+    for dx in (-.9, .9): front(DARK, .3, 0, .45, dx)
+    front(paint, wide, .35, tall)
+    if name == "truck" and x > 0: front(paint * .7, .05, .6, tall - .1)  # the doors of its back
+    else: front(GLASS, wide - .3, 1.3, 2.35); front((236, 190, 60) if name != "truck" else paint * .85, wide - 1, tall - .45, tall - .2)
+    front(DARK * 1.4, wide, .35, .6)
+    for dx in (-.85, .85): front(lamps, .28, .7, .86, dx)
+
 # %% ../nbs/02_scenes.ipynb #884805d2
 def _person(c, rng, x, z, rides=False):
-    "Somebody on foot, or on a bicycle seen from behind."
+    "Somebody on foot, or on a bicycle or a motorcycle seen from behind; `rides` is False or its name."
     name, y, s, step = ("rider", .22, .9, .13) if rides else ("person", .12, rng.uniform(.9, 1.06), rng.uniform(.06, .16))
     cloth, legs, skin = rng.choice(PAINTS) * .9, DARK * rng.uniform(1, 2.4), np.array([(224, 184, 158), (188, 140, 110), (122, 86, 66)])[rng.integers(3)]
     if rides:
-        _disc(c, DARK, "bicycle", x, .34, z, .06, .34)
-        for wide, low, high in ((.12, .5, .95), (.6, .98, 1.06)): _sheet(c, DARK * 1.4, "bicycle", x, (wide, low, z), (wide, high, z))
+        slim = rides == "bicycle"
+        _disc(c, DARK, rides, x, .34, z, .06 if slim else .1, .34)
+        for wide, low, high in ((.12 if slim else .34, .5, .95), (.6 if slim else .78, .98, 1.06)): _sheet(c, DARK * 1.4, rides, x, (wide, low, z), (wide, high, z))
+        if not slim: _sheet(c, (176, 34, 32), rides, x, (.16, .78, z), (.16, .86, z))
     for d in (-step, step): _sheet(c, legs, name, x + d, (.12, y, z), (.18, y + .86 * s, z))
     for d in (-.24, .24): _sheet(c, cloth * .85, name, x + d, (.09, y + .78 * s, z), (.12, y + 1.4 * s, z))
     _sheet(c, cloth, name, x, (.34, y + .8 * s, z), (.44, y + 1.45 * s, z))
-    for colour, up, r in ((skin, 1.6, .14), (skin * .35, 1.68, .09)): _disc(c, colour, name, x, y + up * s, z, .105, r)
+    for colour, up, r in ((cloth * .6, 1.62, .17),) if rides == "motorcycle" else ((skin, 1.6, .14), (skin * .35, 1.68, .09)): _disc(c, colour, name, x, y + up * s, z, .105, r)
 
 # %% ../nbs/02_scenes.ipynb #55951a73
 def _things(c, rng):
@@ -184,14 +215,17 @@ def _things(c, rng):
     for s in (-1, 1):
         z = 3.
         while z < 125:
-            length, what = (rng.uniform(9, 20), _house) if rng.random() < .83 else (rng.uniform(4, 9), _gap)
+            house, park = (.2, .95) if c.green[max(s, 0)] else (.8, .85)
+            what, length = (_house, rng.uniform(9, 20)) if (u := rng.random()) < house else (_park, rng.uniform(14, 30)) if u < park else (_gap, rng.uniform(4, 9))
             out.append((3, z, what, (s, z, length))); z += length
         out += [(2, z, _tree, (s * (c.half + .9), z)) for z in np.arange(rng.uniform(9, 30), 90, rng.uniform(7, 16)) if rng.random() < .85]
         out += [(2, z, _pole, (s * (c.half + .5), z)) for z in rng.uniform(9, 50, rng.integers(1, 4))]
         out += [(2, z, _person, (s * rng.uniform(c.half + .8, c.path - .4), z)) for z in rng.uniform(8, 45, rng.integers(1, 8))]
         out += [(1, z, _car, (s * (c.half - 1.05), z)) for z in np.arange(rng.uniform(7, 15), 90, 5.6) if rng.random() < c.busy]
-        out += [(0, z, _car, (s * c.lane / 2, z)) for z in np.arange(rng.uniform(12, 50), 110, rng.uniform(15, 40))]
-        out += [(0, z, _person, (s * .85 * c.lane, z, True)) for z in rng.uniform(11, 30, rng.integers(2))]
+        for z in np.arange(rng.uniform(12, 50), 110, rng.uniform(22, 40)):
+            large = "train" if c.tram and rng.random() < .3 else ("bus", "truck", None, None, None, None, None)[rng.integers(7)]
+            out.append((0, z, _big if large else _car, (s * c.lane / 2, z, *[large] * bool(large))))
+        out += [(0, z, _person, (s * .85 * c.lane, z, ("bicycle", "bicycle", "motorcycle")[rng.integers(3)])) for z in rng.uniform(11, 30, rng.integers(2))]
     return sorted(out, key=lambda thing: (-thing[0], -thing[1]))
 
 # %% ../nbs/02_scenes.ipynb #9d245db2
@@ -205,15 +239,30 @@ def _place(c):
     z = np.clip(1 / np.where(inverse > 1 / FAR, inverse, 1 / FAR), near, far)  # an edge pixel's ray may miss its face
     return np.array(c.classes)[numbers], rx * z + c.eye[0], ry * z + c.eye[1], z
 
+# %% ../nbs/02_scenes.ipynb #ee6a21e1
+# how much the cells of 5, 15 and 45 cm differ, for road, pavement, house, wall, vegetation and lawn
+_GRAIN = np.zeros((len(CLASSES), 3), np.float32)
+_GRAIN[[0, 1, 2, 3, 8, 9]] = (.045, .025, .01), (.03, .02, .06), (.01, .02, .03), (.03, .05, .04), (.16, .18, .09), (.1, .07, .05)
+
+def _cells(x, y, z, size):
+    "A random number in -1..1 for each cube of `size` m, the same for all points in it: a hash of where it is."
+    n = sum(np.floor(a / size + .37).astype(np.int32) * np.int32(k) for a, k in ((x, 73856093), (y, 19349663), (z, 83492791)))
+    n = (n ^ (n >> 13)) * np.int32(1274126177)
+    return ((n ^ (n >> 16)) & 0xffff) * np.float32(2 / 65535) - 1
+
+def _grain(classes, x, y, z, f):
+    "How much lighter or darker the grain of each pixel's surface makes it; `f` is the focal length in pixels."
+    return sum(_GRAIN[classes, i] * np.clip(size * f / z / 2 - .25, 0, 1) * _cells(x, y, z, size) for i, size in enumerate((.05, .15, .45)))
+
 # %% ../nbs/02_scenes.ipynb #299866b8
 def _light(c, rng):
     "The picture as a camera sees it, `H×W×3` in 0..1, with the class map and the depth."
     classes, x, y, z = _place(c)
     h, w = classes.shape
     image, solid = np.asarray(c.layers[0].reduce(2), np.float32) / 255, classes != CLASSES.index("sky")
-    stains = sum(np.sin(k * (u * x + v * y + t * z) + p) for k, u, v, t, p in zip((.5, 1, 2, 4), *rng.uniform(-1.5, 1.5, (3, 4)), rng.uniform(0, 6, 4)))
-    grain = _noise(rng, h, w) * .01 + .03 * (1 + (classes == CLASSES.index("vegetation"))) * rng.standard_normal((h, w), dtype=np.float32)
-    image *= (1 + solid * (.02 * stains + grain))[..., None]
+    stains = sum(np.sin(k * (u * x + v * y + t * z) + p) for k, u, v, t, p in zip((.5, 1.5, 4), *rng.uniform(-1.5, 1.5, (3, 3)), rng.uniform(0, 6, 3)))
+    grain = _noise(rng, h, w) * .01 + .02 * rng.standard_normal((h, w), dtype=np.float32) + _grain(classes, x, y, z, c.f / 2)
+    image *= (1 + solid * (.025 * stains + grain))[..., None]
     from_wall = np.abs(x - c.sun * c.wall)
     roof = c.roofs[(z + rng.uniform(-.6, .6) * from_wall).clip(0, FAR - 1).astype(int)]
     shadow = solid * (y < roof - rng.uniform(.5, 1.6) * from_wall) * max(0, 1 - 1.7 * c.cloudy)

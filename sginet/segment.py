@@ -14,6 +14,7 @@ from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import Adam
+from fastcore.foundation import L
 from torch import nn
 
 from .core import IGNORE
@@ -77,7 +78,7 @@ def sem_learner(
     "A fastai Learner that teaches SEM; afterwards `freeze(learn.model.sem)` is a judge, and `SGINet(sem=...)` freezes what it is given."
     sem = make_sem(sem, aux=not sem.startswith("lraspp")) if isinstance(sem, str) else sem
     options = dict(opt_func=Adam, metrics=[Segmented(k) for k in ("miou", "class_accuracy", "pixel_accuracy")]) | kwargs
-    return Learner(dls, Pupil(sem), loss_func=SegmentationLoss(weight=weight), cbs=[OnClean(), *cbs], **options)
+    return Learner(dls, Pupil(sem), loss_func=SegmentationLoss(weight=weight), cbs=[OnClean(), *L(cbs)], **options)
 
 # %% ../nbs/12a_segment.ipynb #4e3c1ae5
 def load_sem(

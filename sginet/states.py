@@ -118,7 +118,7 @@ class _Unkeyed:
 # %% ../nbs/13c_states.ipynb #04b8f955
 class RainState(State):
     "What of the rain is shown."
-    layer = Enum(["the rainy picture", "behind the streaks", "light of the streaks", "share of the exposure covered by drops", "light let through", "distance"],
+    layer = Enum(["the rainy picture", "behind the streaks", "light of the streaks", "share covered by drops", "light let through", "distance"],
                  "the rainy picture").tag(label="show", says="the layers from which the rainy picture is put together; the streaks' light is scaled up")
 
 class Answer(NamedTuple):
@@ -137,7 +137,7 @@ def show_rain(studio, weather, state):
     if scene.rain is None: return Answer(to_pil(scene.rainy), to_pil(scene.rainy), ("your picture", "your picture"), [["", ""]], "This picture is rainy already: there are no layers to show.")
     r = scene.rain
     layers = {"the rainy picture": lambda: to_pil(r.rainy), "behind the streaks": lambda: to_pil(r.veiled), "light of the streaks": lambda: to_pil(r.streaks[0] / end_of_scale(r.streaks)),
-              "share of the exposure covered by drops": lambda: strength(r.alpha[0, 0]), "light let through": lambda: strength(r.transmission[0, 0], 1.),
+              "share covered by drops": lambda: strength(r.alpha[0, 0]), "light let through": lambda: strength(r.transmission[0, 0], 1.),
               "distance": lambda: strength(r.depth[0, 0].log(), math.log(scenes.FAR))}
     rows = [["", "PSNR-Y", "SSIM-Y"], ["rainy picture", _decibels(r.rainy, scene.clean), f"{ssim_y(r.rainy, scene.clean).item():.3f}"],
             ["veil alone", _decibels(r.veiled, scene.clean), f"{ssim_y(r.veiled.clamp(0, 1), scene.clean).item():.3f}"]]
@@ -145,7 +145,7 @@ def show_rain(studio, weather, state):
 
 # %% ../nbs/13c_states.ipynb #f2e2178e
 VIEWS = ["rain", "coarse", "refined", "refined, other guidance", "clean", "classes SEM saw", "classes given to SIM", "true classes",
-         "difference made by the other guidance", "error of the refined picture"]
+         "difference by other guidance", "error of the refined picture"]
 KINDS = ["as SEM saw it", "no map: one class everywhere", "names shuffled", "true labels", "from another street", "painted box"]
 
 class GuidanceState(State):
@@ -177,7 +177,7 @@ def other_guidance(studio, weather, state):
     if state.kind == "painted box": return painted(own, index, pixels(state.box, *inputs.size))
     if state.kind == "true labels":
         if labels is None: raise ValueError("nobody knows the true labels of this picture; the drawn streets have them")
-        return labelled(own, labels.to(own.device))
+        return labelled(own, labels)
     return own
 
 def _view(name, studio, weather, state, given, changed):
@@ -189,7 +189,7 @@ def _view(name, studio, weather, state, given, changed):
     return {"rain": lambda: to_pil(scene.rainy), "coarse": lambda: to_pil(inputs.cut(inputs.coarse)), "refined": lambda: to_pil(refined),
             "refined, other guidance": lambda: to_pil(changed), "clean": lambda: to_pil(scene.clean), "true classes": lambda: classes(scene.labels),
             "classes SEM saw": lambda: classes(inputs.cut(inputs.guidance)[:, 0]), "classes given to SIM": lambda: classes(given[:, 0]),
-            "difference made by the other guidance": lambda: signed((changed - refined).mean(1)[0]),
+            "difference by other guidance": lambda: signed((changed - refined).mean(1)[0]),
             "error of the refined picture": lambda: signed((refined - scene.clean).mean(1)[0])}[name]()
 
 # %% ../nbs/13c_states.ipynb #15971c3d
@@ -243,12 +243,12 @@ def show_level(studio, weather, state):
 
 # %% ../nbs/13c_states.ipynb #d0d08663
 TARGETS = {"brightness of the refined picture": lambda model, inputs, index, box: attribution.brightness(model, box),
-           "change against the rain image": lambda model, inputs, index, box: attribution.removal(model, box),
+           "change against the rain": lambda model, inputs, index, box: attribution.removal(model, box),
            "SEM's score of a class": attribution.class_score}
 
 class AttributionState(State):
     "A question to the model."
-    target = Enum(list(TARGETS), "change against the rain image").tag(label="explain", says="the number to explain, read inside the box")
+    target = Enum(list(TARGETS), "change against the rain").tag(label="explain", says="the number to explain, read inside the box")
     index = Enum(list(CLASSES), "car").tag(label="class", says="for the score of a class: its pixels inside the box where it wins")
     box = Tuple(Float(), Float(), Float(), Float(), default_value=(.44, .58, .26, .22))
 
@@ -310,5 +310,5 @@ def read_run(folder):
         history = {k: v for k, v in columns.items() if not all(map(math.isnan, v))}
         if history: break
     else: raise ValueError(f"{folder}: no CSV file with a column 'epoch' and a line below it, yet")
-    panels = sorted(_files(folder, "*.png", "*/*.png"), key=lambda f: (len(f.name), f.name))
+    panels = sorted(_files(folder, "*/*.png") or _files(folder, "*.png"), key=lambda f: (len(f.name), f.name))
     return Run(history, panels, f"{path.name}: {len(rows)} epochs, the last is {rows[-1]['epoch']}; {len(panels)} pictures")

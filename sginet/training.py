@@ -7,7 +7,7 @@ __all__ = ['BASE', 'RECIPES', 'LOSSES', 'loss_weights', 'recipe', 'optimiser', '
            'set_random_states', 'synced', 'save_whole', 'RunFolder', 'curves', 'Accumulate', 'surroundings',
            'model_card', 'SharedLoader', 'processes', 'run_training']
 
-# %% ../nbs/12b_training.ipynb #b1398ab8
+# %% ../nbs/12b_training.ipynb #5415b502
 import json
 import math
 import os
@@ -37,6 +37,7 @@ from fastcore.basics import patch
 from matplotlib.figure import Figure
 from torch import distributed
 
+from . import __version__, core
 from .core import whole
 from .data import rain_dls
 from .learner import PerPicture, TrainingError, psnr_release, sginet_learner
@@ -44,7 +45,7 @@ from .losses import vgg16_features
 from .model import SGINet
 from .segment import load_sem
 
-# %% ../nbs/12b_training.ipynb #dd207f39
+# %% ../nbs/12b_training.ipynb #b2dad870
 BASE = dict(
     width=32, sem="pspnet101", sem_weights=None, output="scaled", norm="half",  # the network: see `SGINet`; SEM's weights are a file, or "untrained"
     start=None,                              # or a trained SGINet to go on from, instead of these five
@@ -76,7 +77,11 @@ def recipe(name="default", **changes):
     "All settings of a recipe, with changes. Raises `ValueError` for a recipe or a setting that does not exist."
     if name not in RECIPES: raise ValueError(f"there is no recipe {name!r}, but {', '.join(RECIPES)}")
     if unknown := set(changes) - set(BASE): raise ValueError(f"there is no setting {', '.join(sorted(unknown))}; settings: {', '.join(BASE)}")
-    return {**BASE, **RECIPES[name], **changes}
+    settings = {**BASE, **RECIPES[name], **changes}
+    for k, least in dict(width=1, crop=32, batch=1, scenes=1, epochs=1, accumulate=1, keep=1, panels=1, vgg_width=1, workers=0).items():
+        if not (isinstance(settings[k], int) and settings[k] >= least): raise ValueError(f"{k} {settings[k]!r} is not a whole number of {least} or more")
+    if not 0 < settings["lr"] < math.inf: raise ValueError(f"lr {settings['lr']!r} is no learning rate")
+    return settings
 
 # %% ../nbs/12b_training.ipynb #5e57cc5b
 def optimiser(settings, device="cpu"):
@@ -198,7 +203,7 @@ def _report(self: RunFolder):
     with synced(self.folder / "history.csv") as f: f.writelines((",".join(map(str, r)) + "\n").encode() for r in [self.names, *self.rows])
     with synced(self.folder / "curves.png") as f: curves(self.names, self.rows).savefig(f, format="png", dpi=90)
 
-# %% ../nbs/12b_training.ipynb #ffea3edd
+# %% ../nbs/12b_training.ipynb #6ec7794c
 @patch
 def _state(self: RunFolder, randoms):
     "All that going on needs. A SEM that does not learn is not repeated in every checkpoint: `start/` has it."
@@ -219,6 +224,7 @@ def newest(self: RunFolder):
 def _restore(self: RunFolder, s):
     "Make the Learner what it was when `s` was written, but for the random states, which are put back just before the first batch."
     if s["epochs"] != self.n_epoch: raise TrainingError(f"{self.folder} was begun for {s['epochs']} epochs: with {self.n_epoch} its learning rates would have been others")
+    if len(s["random"]) != max(1, num_distrib()): raise TrainingError(f"{self.folder} was begun with {len(s['random'])} process(es), not {max(1, num_distrib())}: the batches would be others")
     fit = self.learn.network.load_state_dict(s["model"], strict=False)
     if fit.unexpected_keys or any(not k.startswith("sem.") for k in fit.missing_keys): raise TrainingError(f"{self.folder}/checkpoints are those of another network")
     self.opt.load_state_dict(s["optimiser"])
@@ -241,31 +247,31 @@ def curves(names, rows):
         ax.xaxis.get_major_locator().set_params(integer=True)
     return fig
 
-# %% ../nbs/12b_training.ipynb #bebee67c
+# %% ../nbs/12b_training.ipynb #d5c90241
 class Accumulate(GradientAccumulation):
     "fastai's accumulation over `n_acc` pictures, begun anew with each epoch."
     def before_train(self): self.count = 0; self.opt.zero_grad()
 
 def surroundings():
-    "Command, versions, git commit and machine, as a dict."
+    "Command, versions, git commit (where the package lies in its own repository) and machine, as a dict."
     def git(*args):
-        done = subprocess.run(["git", "-C", str(Path(__file__).parent if "__file__" in globals() else "."), *args], capture_output=True, text=True)
+        done = subprocess.run(["git", "-C", str(Path(core.__file__).parent), *args], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
-    try: commit, changed = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    try: commit, changed = (git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))) if git("ls-files", "--error-unmatch", "core.py") else (None, None)
     except OSError: commit, changed = None, None  # no git
     versions = {n: metadata.version(n) for n in ("torch", "torchvision", "fastai", "numpy", "accelerate")}
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(command=sys.argv, started=time.strftime("%Y-%m-%d %H:%M:%S%z"), versions={"python": sys.version.split()[0], **versions}, git=dict(commit=commit, changed=changed),
-                machine=dict(gpu=card, cpus=os.cpu_count(), processes=max(1, num_distrib())))
+    return dict(command=sys.argv, started=time.strftime("%Y-%m-%d %H:%M:%S%z"), versions={"python": sys.version.split()[0], "sginet": __version__, **versions},
+                git=dict(commit=commit, changed=changed), machine=dict(gpu=card, cpus=os.cpu_count(), processes=max(1, num_distrib())))
 
 def model_card(name, settings, facts, row):
     "The text of a model's card: what it is, on what and how it was trained, and what was measured after the epoch of `row`."
-    numbers = ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("epoch", "seconds") and isinstance(v, float) and not math.isnan(v) and not k.startswith("l_"))
+    numbers = ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("epoch", "seconds") and isinstance(v, float) and not math.isnan(v) and not k.startswith("l_") and "loss" not in k)
     shown = {k: v for k, v in settings.items() if v != BASE[k]}
     return f"""# {name}
 
-- **Model**: {facts['model']}
-- **Data**: {facts['data']}
+- **Model**: {facts['model']}.
+- **Data**: {facts['data']}.
 - **Training**: epoch {row['epoch'] + 1} of {settings['epochs']}, batch {settings['batch']}, crop {settings['crop']}, learning rate {settings['lr']}, seed {settings['seed']}. The perceptual loss used {facts['vgg']}. Settings other than the default recipe's: {shown}.
 - **Measured** on the {facts['valid']} validation pictures, whole, PSNR and SSIM on Y: {numbers}
 - **Limits**:
@@ -332,7 +338,7 @@ def _learner(s, net, dls, say):
     if s["best"] not in learn.metrics.attrgot("name"): raise ValueError(f"the best model cannot be chosen by {s['best']!r}, but by {', '.join(learn.metrics.attrgot('name'))}")
     return learn
 
-# %% ../nbs/12b_training.ipynb #bf2eb1c5
+# %% ../nbs/12b_training.ipynb #42f9ca21
 def _dls(s, device, decode):
     "The DataLoaders of the settings, seeded; `decode`: look at every pixel first."
     dls = rain_dls(s["data"], s["rate"], s["crop"], s["batch"], s["valid"], s["workers"], device, s["scenes"], s["data_range"], s["cache"], decode, s["rain_on_batch"])
@@ -342,9 +348,13 @@ def _dls(s, device, decode):
 def _tensorboard(folder):
     try: from fastai.callback.tensorboard import TensorBoardCallback
     except ImportError: raise ValueError("TensorBoard is not installed (pip install tensorboard)") from None
-    return TensorBoardCallback(log_dir=folder / "tensorboard", trace_model=False, log_preds=False)
+    class Board(TensorBoardCallback):
+        def after_batch(self):  # fastai's writes every hyper-parameter, and PyTorch's optimisers have some that are no numbers
+            if not self.training: return
+            for name, value in (("train_loss", self.smooth_loss), ("lr", self.opt.hypers[0]["lr"])): self.writer.add_scalar(name, value, self.train_iter)
+    return Board(log_dir=folder / "tensorboard", trace_model=False, log_preds=False)
 
-# %% ../nbs/12b_training.ipynb #9781965b
+# %% ../nbs/12b_training.ipynb #3940e513
 def run_training(
     folder,         # of the run; must not exist, or, to resume, must
     settings=None,  # see `recipe`; those of the run to resume
@@ -353,7 +363,7 @@ def run_training(
 ):
     "Train, and leave everything in the folder (see above). Returns the Learner. Raises `TrainingError`, or `ValueError` and `OSError` for bad settings."
     folder, first = Path(folder), rank_distrib() == 0
-    if device is None: device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    device = device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
     if torch.device(device).type == "cuda": torch.cuda.set_device(device)
     if resume: settings = _begun(folder)
     elif first and folder.exists(): raise FileExistsError(f"{folder} exists; choose another folder, or resume it")
@@ -366,9 +376,9 @@ def run_training(
     net = SGINet.from_pretrained(folder / "start").train() if resume else _model(settings)
     dls = _dls(settings, device, decode=first and not resume)
     learn = _learner(settings, net, dls, say)
-    facts = dict(model=f"{net._hub_mixin_config}, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters", vgg=learn.loss_func.perceptual.vgg.source if learn.loss_func.perceptual else "nothing",
+    facts = dict(model=", ".join(f"{k} {v}" for k, v in net._hub_mixin_config.items()) + f", {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters", vgg=learn.loss_func.perceptual.vgg.source if learn.loss_func.perceptual else "nothing",
                  data=f"{settings['data'] or 'drawn scenes'}, {dls.train.n} pictures an epoch, rain {settings['rate']}", valid=dls.valid.n)
-    extra = [_tensorboard(folder)] if settings["tensorboard"] and first else []
+    extra = [schedule(settings), *([_tensorboard(folder)] if settings["tensorboard"] and first else [])]
     if first and not resume:
         folder.mkdir(parents=True)
         net.save_pretrained(folder / "start")
@@ -379,7 +389,7 @@ def run_training(
     say(f"{'goes on' if resume else 'begins'}: {finished} of {settings['epochs']} epochs done, on {device}, {max(1, num_distrib())} process(es)")
     learn.logger = lambda log: say(", ".join(f"{n} {v:.5g}" if isinstance(v, float) else f"{n} {v}" for n, v in zip(learn.recorder.metric_names, log)))
     with nullcontext() if IN_NOTEBOOK or sys.stdout.isatty() else learn.no_bar(), processes(learn):
-        try: learn.fit(settings["epochs"], settings["lr"], cbs=[schedule(settings), run, *extra])
+        try: learn.fit(settings["epochs"], settings["lr"], cbs=[run, *extra])
         except KeyboardInterrupt: raise KeyboardInterrupt(f"stopped by Ctrl-C in epoch {learn.epoch}; {len(run.rows)} of {settings['epochs']} epochs are finished and saved") from None
         except TrainingError as fault: raise TrainingError(str(fault).split("`:\n\t")[-1]) from fault  # without fastai's note on the callback
         finally: learn.first_epoch = 0

@@ -118,8 +118,8 @@ class Upload(anywidget.AnyWidget):
     name = T.Unicode().tag(sync=True)
     size, count, most = T.Int(0).tag(sync=True), T.Int(0).tag(sync=True), T.Int(states.MOST_BYTES).tag(sync=True)
 
-# %% ../nbs/14_widgets.ipynb #f6a9cee7
-_STYLE, _WIDE = {"description_width": "9.5em"}, {"width": "100%", "max_width": "27em"}
+# %% ../nbs/14_widgets.ipynb #1334f315
+_STYLE, _WIDE = {"description_width": "9.2em"}, {"width": "auto", "max_width": "27em"}
 
 def control(state, name):
     "The ipywidgets control for a trait of `state`, linked to it both ways. Raises `TypeError` for a kind of trait that has none."
@@ -151,11 +151,16 @@ class Explorer(W.VBox):
                           layout={"flex_flow": "row wrap", "width": "100%", "margin": "0 0 1em"})
         super().__init__([W.HTML(f"<p style='margin:.2em 0;line-height:1.4;max-width:62em'>{self.intro}</p>"), self.status, *(row(*r) for r in rows)])
 
-    def watch(self, *settings):
-        "Ask again whenever one of these states changes."
-        for state in settings: state.observe(lambda change: self.ask(), [n for n in state.trait_names()])
-        self.ask()
-        return self
+    def watch(self, *settings, start=True):
+        "Ask again whenever one of these states changes; and now, unless somebody will call `begin` when it is first seen."
+        self.begun = start
+        for state in settings: state.observe(lambda change: self.ask(), state.trait_names())
+        if start: self.ask()
+
+    def begin(self):
+        "Give the first answer, if none was asked for yet."
+        if not self.begun: self.ask()
+        self.begun = True
 
     def say(self, text, fault=False):
         colour = "#8a1c00" if fault else "#333"
@@ -210,13 +215,13 @@ def _uploader(explorer, weather):
 class RainExplorer(Explorer):
     "Rain on a picture, by fall rate, wind and nearest drop, with its layers and PSNR."
     title, intro = "Rain", "What does rain of so many millimetres an hour look like, and of what is it made? Left of the line is the clean picture; move the line with the slider below it."
-    def __init__(self, studio=None):
+    def __init__(self, studio=None, start=True):
         self.studio, self.weather, self.state = studio or states.Studio(SGINet.from_pretrained("tiny")), states.Weather(), states.RainState()
         self.picture, self.table = Picture(), W.HTML()
         self.pictures = [self.picture]
         controls = [control(self.weather, n) for n in ("picture", "rate", "wind", "nearest", "seed", "width")]
         super().__init__(([_heading("The picture and its rain"), *controls, _uploader(self, self.weather), _heading("What is shown"), control(self.state, "layer"), self.table], [self.picture]))
-        self.watch(self.weather, self.state)
+        self.watch(self.weather, self.state, start=start)
 
     def compute(self, tick):
         answer = states.show_rain(self.studio, self.weather.snapshot(), self.state.snapshot())
@@ -230,7 +235,7 @@ class GuidanceExplorer(Explorer):
     "The three stages under one dividing line, other guidance for SIM, PSNR by class, and what any layer carries."
     title, intro = "Guidance", ("FRM makes a coarse picture, SEM reads classes out of it, SIM refines it under that guidance. What happens if SIM is told something else? Choose a guidance; "
                                 "for 'painted box' draw the box on the picture with the mouse, or focus the picture and use the arrow keys (with shift: its size).")
-    def __init__(self, studio=None):
+    def __init__(self, studio=None, start=True):
         self.studio, self.weather = studio or states.Studio(SGINet.from_pretrained("tiny")), states.Weather()
         self.state, self.level = states.GuidanceState(), states.LevelState()
         self.picture, self.inside, self.table, self.legend, self.attention = Picture(), Picture(), W.HTML(), W.HTML(), W.Image(format="png", layout={"max_width": "100%"})
@@ -245,7 +250,7 @@ class GuidanceExplorer(Explorer):
         self.state.observe(used, "kind"); used()
         T.link((self.state, "box"), (self.picture, "box"), transform=(list, tuple))
         T.dlink((self.state, "kind"), (self.picture, "pick"), lambda kind: kind == "painted box")
-        self.watch(self.weather, self.state, self.level)
+        self.watch(self.weather, self.state, self.level, start=start)
 
     def compute(self, tick):
         weather, state, level = self.weather.snapshot(), self.state.snapshot(), self.level.snapshot()
@@ -270,7 +275,7 @@ class AttributionExplorer(Explorer):
     "Which part of the input does a number rest on? Two methods side by side."
     title, intro = "Attribution", ("Draw a box on the picture (mouse, or focus it and use the arrow keys; with shift: its size). Explain a number that is read inside it: by two methods, and by "
                                    "the exact shares of SIM's three inputs. Violet raised the number, orange lowered it. Press <i>Explain</i> when all is set.")
-    def __init__(self, studio=None):
+    def __init__(self, studio=None, start=True):
         self.studio, self.weather, self.state = studio or states.Studio(SGINet.from_pretrained("tiny")), states.Weather(width=256), states.AttributionState()
         self.picture, self.maps, self.found = Picture(pick=True), [Picture(), Picture()], [None, None]
         self.pictures, self.table, self.notes = [self.picture, *self.maps], W.HTML(), W.HTML()
@@ -292,7 +297,7 @@ class AttributionExplorer(Explorer):
         for i in (0, 1): self.kinds[i].observe(lambda change, i=i: self._choose(i), "value"); self._choose(i)
         self.run.on_click(lambda button: self.explain()); self.halt.on_click(lambda button: self.worker.cancel())
         for w in (self.shown, self.opacity): w.observe(lambda change: self.draw(), "value")
-        self.watch(self.weather)
+        self.watch(self.weather, start=start)
 
     def _choose(self, i):
         "The chosen method with its own settings, made into controls from its description."
@@ -347,12 +352,12 @@ class RunState(states.State):
 class TrainingMonitor(Explorer):
     "A run folder's curves and sample pictures, live while training."
     title, intro = "Training", "Watch a training run: the curves in its CSV file, and the pictures that it leaves behind. Start one with <code>sginet-train --out runs/first</code> and give its folder."
-    def __init__(self, folder="runs", every=2.):
+    def __init__(self, folder="runs", every=2., start=True):
         self.state, self.every, self.curves, self.picture = RunState(folder=str(folder)), every, W.Image(format="png", layout={"max_width": "100%", "display": "none"}), Picture()
         self.pictures, self.closing = [self.picture], threading.Event()
         self.curves.add_class("sg-curves")
         super().__init__(([_heading("The run"), *(control(self.state, n) for n in ("folder", "follow", "panel"))], [self.curves, self.picture]))
-        self.watch(self.state)
+        self.watch(self.state, start=start)
         self.state.observe(self._follow, "follow")
 
     def _follow(self, change):
@@ -385,7 +390,10 @@ class TrainingMonitor(Explorer):
 
 # %% ../nbs/14_widgets.ipynb #2c39aa1b
 def app(runs="runs"):
-    "All four explorers in tabs, sharing one model and its caches."
+    "All four explorers in tabs, sharing one model and its caches; each begins when it is first seen."
     studio = states.Studio(SGINet.from_pretrained("tiny"))
-    tabs = [RainExplorer(studio), GuidanceExplorer(studio), AttributionExplorer(studio), TrainingMonitor(runs)]
-    return W.Tab(tabs, titles=[t.title for t in tabs])
+    tabs = [*(kind(studio, start=False) for kind in (RainExplorer, GuidanceExplorer, AttributionExplorer)), TrainingMonitor(runs, start=False)]
+    page = W.Tab(tabs, titles=[t.title for t in tabs], selected_index=0)
+    page.observe(lambda change: tabs[change.new].begin(), "selected_index")
+    tabs[0].begin()
+    return page

@@ -54,9 +54,9 @@ def augmented(images, maps, size, rng):
 
 # side of the crops (480: whole pictures), pictures a batch, epochs, learning rate. Last on whole pictures, whose statistics are what the
 # norms will see in use
-STAGES = (128, 8, 50, 3e-3), (256, 2, 6, 1.5e-3), (480, 1, 5, 1e-3)
+STAGES = (128, 8, 24, 2e-3), (480, 1, 3, 1e-3)
 # on a random VGG, features are worth less than pixels
-WEIGHTS = dict(ssim=1, perceptual=.1, csd=.2, residual=.02, pixel=.2)
+WEIGHTS = dict(ssim=1, perceptual=.05, csd=.2, residual=.02, pixel=.3)
 
 
 def in_bfloat16(module):
@@ -65,10 +65,11 @@ def in_bfloat16(module):
     def forward(*args):
         with torch.autocast("cpu", torch.bfloat16): return plain(*args).float()
     module.forward = forward
-    module.compile()
+    torch._dynamo.config.recompile_limit = 64  # one for each module, size and gradient mode; beyond it all is interpreted again
+    module.compile(dynamic=False)
 
 
-def derain_learner(args, fast=False):
+def derain_learner(args):
     """Width 8, the SEM of the first step, all losses; the perceptual one on a thin random VGG, since its cost would be most of a step."""
     sem = SmallSEM()
     sem.load_state_dict(torch.load(args.out / "sem.pt")["model"])
@@ -78,8 +79,7 @@ def derain_learner(args, fast=False):
     learn = sginet_learner(dls, SGINet(8, sem, "scaled", "half"), vgg16_features(width=16), WEIGHTS, csd_from=0,
                            opt_func=partial(Adam, decouple_wd=True), wd=1e-4)
     learn.model.to(memory_format=torch.channels_last)
-    if fast:
-        for part in (learn.model.frm, learn.model.sem, learn.model.sim, learn.loss_func.perceptual): in_bfloat16(part)
+    for part in (learn.model.frm, learn.model.sem, learn.model.sim, learn.loss_func.perceptual): in_bfloat16(part)
     return learn
 
 
@@ -105,7 +105,7 @@ class EveryEpoch(Callback):
 
 def train_derain(args):
     """FRM and SIM with rain made on the fly, in stages of growing crops, one cycle each; goes on after a stop from the last epoch."""
-    learn, file, done, average = derain_learner(args, fast=True), args.out / "derain.pt", (0, 0), {}
+    learn, file, done, average = derain_learner(args), args.out / "derain.pt", (0, 0), {}
     learn.create_opt()
     if file.exists():
         state = torch.load(file)
@@ -123,11 +123,8 @@ def train_derain(args):
 
 def ship(args):
     """Halve the precision, write the folder of the shipped model, and score what was written on all of val."""
-    learn = derain_learner(args)
-    state = torch.load(args.out / "derain.pt")
-    learn.model.load_state_dict(state["model"] | state["average"])
-    model = SGINet(8, "small", "scaled", "half")  # the configuration names the SEM instead of holding it
-    model.load_state_dict(learn.model.state_dict())
+    state, model = torch.load(args.out / "derain.pt"), SGINet(8, "small", "scaled", "half")
+    model.load_state_dict(state["model"] | state["average"])
     model.half().save_pretrained(Path(__file__).parent / "tiny")
     evaluate(SGINet.from_pretrained("tiny"), args.data / "val")
 

@@ -1,0 +1,94 @@
+"""The fast way gives the plain way's numbers, at every size and in every form, and less memory than it predicts."""
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from sginet import fast
+from sginet.losses import SGINetLoss
+from sginet.model import SGINet, pad
+from sginet.sem import guidance
+
+FORMS = [("absolute", "instance"), ("residual", "half"), ("scaled", "half"), ("absolute", "half"), ("residual", "instance")]
+
+
+def lively(model):
+    """No weight at zero, no batch norm that does nothing."""
+    for p in model.parameters():
+        if p.dim() == 4 and p.abs().max() == 0: nn.init.normal_(p, std=.02)
+    for b in model.modules():
+        if isinstance(b, nn.BatchNorm2d): b.running_mean.normal_(0, .1); b.running_var.uniform_(.5, 2.); b.weight.data.uniform_(.5, 1.); b.bias.data.normal_(0, .1)
+    return model.eval()
+
+
+def compare(model, rain):
+    """Coarse, scores, guidance and refined of both ways, each from the plain way's inputs."""
+    with torch.inference_mode():
+        rain = pad(rain)
+        coarse = model.frm(rain)
+        assert 255 * (fast.frm(model.frm, rain) - coarse).abs().max() <= .03
+        scores = model.sem(coarse)
+        assert (fast.sem(model.sem, coarse) - scores).abs().max() <= 1e-4
+        top = scores.topk(2, dim=1).values
+        classes = guidance(scores)
+        assert torch.equal(*(g[top[:, :1] - top[:, 1:] > 2e-4] for g in (fast.winners(model.sem, coarse), classes)))
+        refined = model.sim(rain, coarse, classes)
+        error = 255 * (fast.sim(model.sim, rain, coarse, classes) - refined).abs()
+        assert error.max() <= .1 and error.mean() <= .01, (error.max(), error.mean())
+
+
+@pytest.mark.parametrize("output,norm", FORMS)
+@pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 96)])
+def test_small_pictures(size, output, norm):
+    """One pixel is a constant picture, whose norms divide rounding by rounding: there float32 says nothing about either way, so it is float64."""
+    torch.manual_seed(0)
+    dtype = torch.float64 if size == (1, 1) else torch.float32
+    compare(lively(SGINet(width=8, sem="small", output=output, norm=norm)).to(dtype), torch.rand(3, 3, *size, dtype=dtype))
+
+
+@pytest.mark.parametrize("batch,size,width", [(1, (360, 480), 24), (3, (96, 160), 32), (1, (1024, 2048), 4)])
+def test_larger_pictures(batch, size, width):
+    torch.manual_seed(0)
+    compare(lively(SGINet(width=width, sem="pspnet50" if batch == 3 else "small")), torch.rand(batch, 3, *size))
+
+
+@pytest.mark.parametrize("output,norm", FORMS[:2])
+def test_a_training_step(output, norm):
+    """Losses and gradients; 64x64 is tiled at no level but the first, 96 channels there are."""
+    torch.manual_seed(0)
+    model = lively(SGINet(width=24, sem="small", output=output, norm=norm)).train()
+    loss = SGINetLoss(model.sem, nn.Sequential(*(nn.ReLU() if i % 2 else nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1) for i in range(26))).requires_grad_(False))
+    clean = torch.rand(1, 3, 64, 64)
+    rain, values = (clean + .3 * torch.rand_like(clean)).clamp(0, 1), []
+    for model.quick in (False, True):
+        model.zero_grad()
+        total = loss(model(rain), rain, clean)
+        total.backward()
+        values.append((total.item(), {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}))
+    (plain, want), (quick, got) = values
+    assert abs(quick / plain - 1) <= 1e-4 and want.keys() == got.keys()
+    largest = max(g.norm() for g in want.values())
+    assert all((got[k] - w).norm() <= 1e-2 * w.norm() + 1e-5 * largest for k, w in want.items() if not k.endswith("conv.bias"))
+
+
+PEAK = """
+import resource, sys, torch
+from sginet.model import SGINet
+torch.set_num_threads(1)
+h, w, width = map(int, sys.argv[1:])
+model = SGINet(width, "small").eval()
+rain = torch.rand(1, 3, h, w)
+model.derain(torch.rand(1, 3, 64, 64))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model.derain(rain)
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before), model.bytes_needed(h, w))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux")
+@pytest.mark.parametrize("size", [(256, 512), (512, 640)])
+def test_memory_is_predicted(size):
+    used, predicted = map(int, subprocess.run([sys.executable, "-c", PEAK, *map(str, size), "16"], capture_output=True, text=True, check=True).stdout.split())
+    assert .4 * predicted < used <= predicted
