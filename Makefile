@@ -4,7 +4,7 @@ BIN := .venv/bin
 # named after what the metadata says, not after its date: nbdev-export rewrites pyproject.toml, unchanged, every time
 STAMP := .venv/.installed-$(shell cat settings.ini setup.py pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: demo test lab app bench sync notebooks readme
+.PHONY: demo test lab app docs bench sync notebooks readme links
 
 demo: $(STAMP)
 	$(BIN)/sginet-demo
@@ -13,8 +13,15 @@ test: $(STAMP) sync
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
 	$(BIN)/python -m pytest -q
 
+# JupyterLab at the index, its table of contents open beside it, in a workspace of its own
+lab: export JUPYTERLAB_WORKSPACES_DIR = $(CURDIR)/.venv/workspaces
 lab: $(STAMP)
-	$(BIN)/jupyter lab nbs/index.ipynb
+	@$(BIN)/jupyter lab workspaces import .ci/lab.jupyterlab-workspace
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/workspaces/sginet
+
+# the site, in _docs/: notebooks with their outputs, lessons, a page for each module, search; nothing is run or fetched
+docs: $(STAMP)
+	$(BIN)/python .ci/docs.py
 
 # how fast the network is here, and how fast crops are read
 bench: $(STAMP)
@@ -35,6 +42,10 @@ notebooks: $(STAMP)
 
 readme: $(STAMP)
 	$(BIN)/python .ci/readme.py > README.md
+
+# the badge and the first cell of each lesson, after `repository` in settings.ini was changed
+links: $(STAMP)
+	$(BIN)/python .ci/links.py
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; say PYTHON=/path/to/it"; exit 1; }

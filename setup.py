@@ -34,8 +34,8 @@ setup(
     extras_require={"dev": lines("dev_requirements")},
     entry_points={"console_scripts": lines("console_scripts")},
     # the shipped weights live at the top of the tree and travel inside the package
-    packages=["sginet", "sginet.weights"],
-    package_dir={"sginet": "sginet", "sginet.weights": "weights"},
+    packages=["sginet", "sginet.baselines", "sginet.weights"],
+    package_dir={"sginet": "sginet", "sginet.baselines": "sginet/baselines", "sginet.weights": "weights"},
     package_data={"sginet.weights": ["README.md", *(f"{name}/{file}" for name in lines("shipped_weights")
                                                     for file in ("README.md", "config.json", "model.safetensors"))]},
     include_package_data=False,  # or everything that MANIFEST.in names goes in as well

@@ -1,4 +1,4 @@
-"""Run notebooks in place and keep their outputs: small pictures, no metadata. Arguments: notebooks; without any, all of nbs/."""
+"""Run notebooks in place and keep their outputs: small pictures, no metadata. Arguments: notebooks; without any, all below nbs/."""
 import base64
 import io
 import subprocess
@@ -34,5 +34,5 @@ def run(path):
     print(f"{path}: {len(text) // 1000} kB")
 
 
-for notebook in map(Path, sys.argv[1:] or sorted(Path("nbs").glob("*.ipynb"))):
+for notebook in map(Path, sys.argv[1:] or sorted(p for p in Path("nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)):
     run(notebook)
