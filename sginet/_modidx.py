@@ -380,6 +380,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'sginet.fast.frm': ('fast.html#frm', 'sginet/fast.py'),
                              'sginet.fast.frozen': ('fast.html#frozen', 'sginet/fast.py'),
                              'sginet.fast.frozen_convs': ('fast.html#frozen_convs', 'sginet/fast.py'),
+                             'sginet.fast.moments': ('fast.html#moments', 'sginet/fast.py'),
                              'sginet.fast.normalise_': ('fast.html#normalise_', 'sginet/fast.py'),
                              'sginet.fast.run': ('fast.html#run', 'sginet/fast.py'),
                              'sginet.fast.sem': ('fast.html#sem', 'sginet/fast.py'),

@@ -9,22 +9,35 @@ __all__ = ['TRAIN_OPTIONS', 'demonstrate', 'demo', 'find_pictures', 'derain_file
 # %% ../nbs/16_cli.ipynb #95adb89f
 import argparse
 import csv
+import glob
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import signal
 import sys
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import Counter, defaultdict, deque
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
+import PIL
 import torch
 from PIL import Image
 from tqdm import tqdm
 
+import sginet
 from . import scenes
-from .core import ImageError, as_batch, open_image, sample_photo, save_image, show_images, whole
+from .core import ImageError, as_batch, open_image, sample_photo, save_image, show_images, to_pil, whole
 from .metrics import psnr_y, ssim_y
 from .model import SGINet
-from .rain import render
+from .rain import Shot, render
 
 # %% ../nbs/16_cli.ipynb #08014fe7
 def _failed(message):
@@ -106,6 +119,14 @@ def derain_files(
             while len(writing) > ahead or writing and not reading:
                 source, future, waited = writing.popleft()
                 yield outcome(source, future.result, waited)
+
+# %% ../nbs/16_cli.ipynb #5ba2d101
+def _shard(text, files):
+    "Every n-th of some things from the i-th on, for a text 'i/n'."
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    i, n = map(int, found.groups()) if found else (1, 0)
+    if i > n: raise ValueError(f"--shard {text} is not I/N, I from 1 to N")
+    return files[i - 1::n]
 
 # %% ../nbs/16_cli.ipynb #d286efd7
 def targets(files, out):
@@ -296,27 +317,6 @@ def evaluation(args=None):
     for fault in faults: _failed(fault)
     return 1 if faults else 0
 
-# %% ../nbs/16_cli.ipynb #d48b6c39
-import glob
-import hashlib
-import json
-import multiprocessing
-import os
-import re
-import signal
-import threading
-from collections import Counter, defaultdict
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-
-import numpy as np
-import PIL
-
-import sginet
-from .core import to_pil
-from .rain import Shot
-
 # %% ../nbs/16_cli.ipynb #2945e73f
 def seed_of(seed, name):
     "The seed of one picture of a set, 48 bits: whatever else is in the set, and whoever makes it, it is the same."
@@ -448,13 +448,6 @@ def _rows(opt, files):
     if not files: raise ValueError("no clean pictures to rain on")
     if twice := [stem for stem, n in Counter(f.stem for f in files).items() if n > 1]: raise ValueError(f"several pictures of one name, which would be one file: {', '.join(twice)}")
     return [rain_row(f, rate, opt.split, opt.seed, opt.preset, opt.composite, shot, opt.depth, opt.labels) for f in files for rate in rates]
-
-def _shard(text, files):
-    "Every n-th of some things from the i-th on, for a text 'i/n'."
-    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
-    i, n = map(int, found.groups()) if found else (1, 0)
-    if i > n: raise ValueError(f"--shard {text} is not I/N, I from 1 to N")
-    return files[i - 1::n]
 
 # %% ../nbs/16_cli.ipynb #0c7e1e14
 def rain(args=None):

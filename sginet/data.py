@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.torch_basics import ItemTransform, Pipeline
+from fastai.torch_basics import ItemTransform, Pipeline, default_device
 from PIL import Image
 from tqdm import tqdm
 
@@ -435,7 +435,7 @@ def rain_dls(
     bs=4,           # pictures a batch
     valid="val",    # the split to validate on
     num_workers=0,
-    device=None,
+    device=None,    # None: the GPU if there is one, else the CPU (fastai's `default_device`)
     n_scenes=64,    # how many drawn scenes an epoch has
     data_range=None,    # "1-2975/1-1525": these samples for training / validation, in name order
     cache=None,         # a folder for decoded copies: see `Pixels`
@@ -443,6 +443,7 @@ def rain_dls(
     rain_on_batch=False,# make the rain of training with `RainTransform`, on the device
 ):
     "fastai DataLoaders of (rain, clean) or (rain, clean, labels); validation is on whole pictures, one at a time, with fixed rain. Raises `DataError` for all faults at once."
+    device = default_device() if device is None else device
     rates = {"100mm": (100,), "200mm": (200,), "both": (100, 200), "any": (100, 200)}.get(rate)
     if rates is None: raise DataError(f"rate {rate!r} is not 100mm, 200mm, both or any")
     rain = dict(rates=rates) if rate != "any" else dict(weather=any_weather)
