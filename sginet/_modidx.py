@@ -242,6 +242,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sginet.compare.score': ('compare.html#score', 'sginet/compare.py'),
                                 'sginet.compare.sginet_loss': ('compare.html#sginet_loss', 'sginet/compare.py'),
                                 'sginet.compare.table': ('compare.html#table', 'sginet/compare.py'),
+                                'sginet.compare.unbroken': ('compare.html#unbroken', 'sginet/compare.py'),
                                 'sginet.compare.write_csv': ('compare.html#write_csv', 'sginet/compare.py'),
                                 'sginet.compare.write_table': ('compare.html#write_table', 'sginet/compare.py')},
             'sginet.core': { 'sginet.core.ImageError': ('core.html#imageerror', 'sginet/core.py'),

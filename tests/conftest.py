@@ -1,10 +1,13 @@
 """Where the fixtures are that are not part of the project."""
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# a shell that starts the tests in the background makes them, and all they start, deaf to Ctrl-C, which some of them send
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
