@@ -11,7 +11,7 @@ import torch
 
 from sginet.baselines.base import cost
 from sginet.baselines.prenet import load_release
-from sginet.compare import METHODS, compare
+from sginet.compare import compare, METHODS, unbroken
 
 # parameters and 10⁹ multiply-adds at 256×256 of the public tables. DetailNet's parameters stand there as 57.73 k: digits changed places, see 15a
 PUBLIC = {"DetailNet": (57.4e3, 3.79), "RESCAN": (150.2e3, 32.5), "PReNet": (169.0e3, 66.6), "JORDER-E": (4.17e6, None), "RCDNet": (2.97e6, 194.5), "RLNet": (5.82e6, 68.9)}
@@ -85,6 +85,16 @@ def test_interrupted_comparison_goes_on_to_the_same_weights(tmp_path):
     assert a["losses"] == b["losses"] and len(a["losses"]) == 60
     assert all(torch.equal(v, b["net"][k]) for k, v in a["net"].items())
     assert "goes on after step" in log.read_text() and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_stop_waits_for_the_end_of_a_step():
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        with unbroken():
+            signal.raise_signal(signal.SIGINT)
+            done.append("the step")
+        done.append("what comes after it")
+    assert done == ["the step"]
 
 
 def test_a_method_that_fails_does_not_stop_the_others(tmp_path, capsys):
