@@ -57,7 +57,7 @@ def chosen(variant, own, truth):
 class Ablated(SGINetRow):
     """An SGINet with one thing taken from it; reads N×4×H×W, rain in 0..1 and the true classes."""
     def __init__(self, variant, width, sem, vgg):
-        super().__init__(width, sem)
+        super().__init__(width, sem, "residual", "instance")  # which begins best on whole pictures: see 09_model
         self.variant, left_out = variant, dict.fromkeys({"no CSD": ["csd"], "no FRM": ["csd", "residual"]}.get(variant, []), 0)
         self.losses = [Loss(self.net.sem, vgg, WEIGHTS | left_out)]
         if variant == "no FRM": self.net.frm = None
@@ -120,7 +120,7 @@ def tables(out):
 def run(out, data=None, variants=tuple(VARIANTS), seeds=3, device="cpu", say=print, **settings):
     """All trainings that are not there yet, seed by seed. Raises `ValueError` for a folder that was begun with other settings."""
     out = Path(out)
-    s, file = dict(data=data and str(Path(data).absolute()), sem="tiny", width=4, crop=96, batch=4, steps=240, pictures=21) | settings, out / "settings.json"
+    s, file = dict(data=data and str(Path(data).absolute()), sem="tiny", width=4, crop=96, batch=2, steps=240, pictures=13) | settings, out / "settings.json"
     if file.exists() and (old := json.loads(file.read_text())) != s: raise ValueError(f"{out} was begun with {old}, not {s}")
     with whole(file) as half: half.write_text(json.dumps(s))
     jobs = [(seed, v) for seed in range(seeds) for v in variants]
@@ -138,7 +138,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    for name, value in (("width", 4), ("crop", 96), ("batch", 4), ("steps", 240), ("pictures", 21)): parser.add_argument(f"--{name}", type=int, default=value, help=f"default: {value}")
+    for name, value in (("width", 4), ("crop", 96), ("batch", 2), ("steps", 240), ("pictures", 13)): parser.add_argument(f"--{name}", type=int, default=value, help=f"default: {value}")
     try: run(say=lambda line: print(line, flush=True), **vars(parser.parse_args()))
     except ValueError as fault: sys.exit(f"error: {fault}")
     except KeyboardInterrupt: sys.exit("error: stopped by Ctrl-C; the same command goes on from here")
