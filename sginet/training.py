@@ -334,7 +334,7 @@ def _learner(s, net, dls, say):
     for part in (net.frm, net.sem, net.sim) if s["compile"] else (): part.compile()
     cbs = [Accumulate(s["accumulate"] * s["batch"])] if s["accumulate"] > 1 else []
     learn = sginet_learner(dls, net, vgg, s["weights"], not s["textbook"], s["csd_from"], s["clip"], s["skip"], s["sem_learns"], s["precision"],
-                          quick=False, cbs=cbs, opt_func=optimiser(s, dls.device))  # the plain way: what resuming and several processes are tested on
+                          quick=not s["compile"], cbs=cbs, opt_func=optimiser(s, dls.device))
     if s["best"] == "psnr_release": learn.metrics = learn.metrics + L(PerPicture(psnr_release))
     if s["best"] not in learn.metrics.attrgot("name"): raise ValueError(f"the best model cannot be chosen by {s['best']!r}, but by {', '.join(learn.metrics.attrgot('name'))}")
     return learn
