@@ -22,6 +22,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.ticker import LogLocator
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -180,6 +181,8 @@ def growth(rows):
         ax.loglog(mp, values, "o-", color="#2f6fb0", label="measured")
         ax.loglog(mp, [values[-1] * m / mp[-1] for m in mp], "--", color="#c0504d", label="proportional to the largest")
         if key == "used": ax.loglog(mp, [r["predicted"] / unit for r in rows], ":", color="black", label="predicted")
+        ax.set_xticks(mp, [f"{m:.2g}" for m in mp]); ax.minorticks_off()
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.yaxis.set_major_formatter("{x:g}")
         ax.set_xlabel("megapixels"); ax.set_ylabel(what); ax.legend(fontsize=8)
     plt.close(fig)
     return fig
