@@ -146,6 +146,7 @@ def to_onnx(
     model,            # an SGINet
     path,             # the file to write
     overwrite=False,  # replace one that is there?
+    program=None,     # of `to_program`, where there is one already
 ):
     """Write the network as ONNX in float32: rain `N×3×H×W` in 0..1 to refined, coarse, scores and guidance, any N, H and W. Returns the `differences` from it.
 
@@ -154,14 +155,14 @@ def to_onnx(
     like = next(model.parameters())
     if (like.device.type, like.dtype) != ("cpu", torch.float32): model = copy.deepcopy(model).cpu().float()
     with _new(path, overwrite) as half:
-        with _quiet(): proto = torch.onnx.export(to_program(model), dynamo=True, input_names=["rain"], output_names=list(Derained._fields)).model_proto
+        with _quiet(): proto = torch.onnx.export(program or to_program(model), dynamo=True, input_names=["rain"], output_names=list(Derained._fields)).model_proto
         onnx.save(_plain(proto), half)
         run = session(half)
         return _checked(model, lambda x: map(torch.from_numpy, run.run(None, {"rain": x.numpy()})))
 
 # %% ../nbs/09b_export.ipynb #09b00034
-def write_program(model, path, overwrite=False):
+def write_program(model, path, overwrite=False, program=None):
     "Write `to_program(model)` as a file that `torch.export.load` reads. Returns the `differences`; raises as `to_onnx` does."
     with _new(path, overwrite) as half, _quiet():
-        with open(half, "wb") as f: torch.export.save(to_program(model), f)
+        with open(half, "wb") as f: torch.export.save(program or to_program(model), f)
         with open(half, "rb") as f: return _checked(model, torch.export.load(f).module(), SIZES[:4])
