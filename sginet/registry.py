@@ -94,7 +94,9 @@ REFERENCE = {
 }
 
 # %% ../nbs/08b_registry.ipynb #08b00020
-def _home(): return next((p for p in _package_folders()[::-1] if (p / "README.md").exists() and p.parent != Path(core.__file__).parent), Path("weights").absolute())
+def _home():
+    beside = Path(core.__file__).parent.parent / "weights"  # the source tree's; a wheel has none
+    return beside if beside.is_dir() else Path("weights").absolute()
 
 def where_from(name):
     "Of a file in `REFERENCE`: what it is, where it comes from and where to put it."
@@ -131,7 +133,7 @@ def locate(name):
         if not (path / "config.json").exists(): raise FileNotFoundError(f"{path}: no config.json, so this is no saved SGINet; shipped models: {', '.join(shipped())}")
         if faults := damages(path): raise ValueError("; ".join(faults))
         return "folder", path
-    if path.suffix in (".pt", ".pth"): return "reference", _reference(name)
+    if path.suffix in (".pt", ".pth") and (path.name in REFERENCE or path.name != name or path.is_file()): return "reference", _reference(name)
     if path.is_file(): raise ValueError(f"{path} is a file; a saved model is the folder that it lies in")
     if name.count("/") == 1: return "hub", name
     close = get_close_matches(name, [*there, *REFERENCE], 1)

@@ -62,7 +62,7 @@ def test_weights_of_another_network_are_refused_not_filled_up(copy):
     with pytest.raises(ValueError, match="another network"): SGINet.from_pretrained(copy)
 
 
-@pytest.mark.parametrize("slip, meant", [("tinny", "tiny"), ("Tiny", "tiny"), ("model_bets.pth5", "model_best.pt"), ("resnet101", "resnet101_v2.pth")])
+@pytest.mark.parametrize("slip, meant", [("tinny", "tiny"), ("Tiny", "tiny"), ("model_bets.pt", "model_best.pt"), ("resnet101", "resnet101_v2.pth")])
 def test_a_slip_of_the_finger_gets_an_answer(slip, meant):
     with pytest.raises(FileNotFoundError, match=re.escape(f"did you mean {meant}?")) as said: SGINet.from_pretrained(slip)
     assert "shipped model (tiny)" in str(said.value)
