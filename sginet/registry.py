@@ -148,7 +148,8 @@ def score_lines(card):
     yield from (s["protocol"], "", "| | rain | coarse | refined | gain | least gain of a picture | refined beats coarse |", "|---|---|---|---|---|---|---|")
     for r in s["rates"]:
         pictures = " | ".join(f"{r['psnr'][k]['mean']:.2f} ± {r['psnr'][k]['half']:.2f} / {_no_zero(r['ssim'][k]['mean'])}" for k in stages)
-        yield f"| {r['rate']:g} mm/h | {pictures} | {r['gain']['mean']:.2f} ± {r['gain']['half']:.2f} dB | {r['gain']['least']:.2f} dB | {r['better']} of {r['pictures']} |"
+        gain = f"{r['gain']['mean']:.2f}" + (f" ± {r['gain']['half']:.2f}" if "half" in r["gain"] else "")
+        yield f"| {r['rate']:g} mm/h | {pictures} | {gain} dB | {r['gain']['least']:.2f} dB | {r['better']} of {r['pictures']} |"
     yield from ("", "mIoU / class accuracy / pixel accuracy of its SEM over the classes present:", "", "| | clean | rain | coarse | refined |", "|---|---|---|---|---|")
     for r in s["rates"]: yield f"| {r['rate']:g} mm/h | " + " | ".join(" / ".join(map(_no_zero, r["segmentation"][k])) for k in ("clean", *stages)) + " |"
     c, h = s["clean"], s["half_light"]

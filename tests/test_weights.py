@@ -144,7 +144,7 @@ def test_the_card_is_of_what_is_shipped():
     assert registry.damages(folder) == [] and folder == ROOT / "weights/tiny" == script["SHIPPED"]
     assert CARD["parameters"] == sum(p.numel() for p in SGINet.from_pretrained("tiny").parameters())
     assert all(v.dtype != torch.float32 for v in load_file(folder / "model.safetensors").values() if v.is_floating_point())  # "weights in half precision"
-    for r in CARD["scores"]["rates"]: assert r["better"] <= r["pictures"] and abs(r["psnr"]["refined"]["mean"] - r["psnr"]["rain"]["mean"] - r["gain"]["mean"]) < 1e-3
+    for r in CARD["scores"]["rates"]: assert r["better"] <= r["pictures"] and abs(r["psnr"]["refined"]["mean"] - r["psnr"]["rain"]["mean"] - r["gain"]["mean"]) < .02  # the texts round
 
 
 def test_the_cards_first_pictures_measure_as_the_script_says(shared, tmp_path):

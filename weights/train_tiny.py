@@ -150,7 +150,7 @@ def tell():
     """Write the numbers of the card into weights/README.md, and print what other texts show of them."""
     card, readme = read_card(SHIPPED), SHIPPED.parent / "README.md"
     lines = "\n".join(f"  {line}".rstrip() for line in score_lines(card))
-    text, n = re.subn(r"(<!-- scores of tiny[^\n]*-->\n).*?( *<!-- end -->)", lambda m: f"{m[1]}{lines}\n{m[2]}", readme.read_text(encoding="utf-8"), flags=re.S)
+    text, n = re.subn(r"(<!-- scores of tiny[^\n]*-->\n).*?( *<!-- end -->)", lambda m: f"{m[1]}\n{lines}\n\n{m[2]}", readme.read_text(encoding="utf-8"), flags=re.S)
     assert n == 1, f"{readme} has no place for the scores of tiny"
     with whole(readme) as half: half.write_text(text, encoding="utf-8")
     print(*short_rows(card), card_text(card), sep="\n")
@@ -185,6 +185,7 @@ def at_rate(model, folder, rate):
             images = dict(clean=clean, rain=rain, coarse=out.coarse, refined=out.refined)
             for k, x in images.items(): scores[k].update(model.sem(x).argmax(1), labels)
         for k in ("rain", "coarse", "refined"): psnr[k].append(psnr_y(images[k], clean).item()), ssim[k].append(ssim_y(images[k], clean).item())
+        print(f"\r{rate} mm/h: {i + 1} of {len(source)}", end="\n" if i + 1 == len(source) else "", flush=True)
     rain, coarse, refined = (np.array(psnr[k]) for k in ("rain", "coarse", "refined"))
     return dict(rate=rate, pictures=len(source), psnr={k: summary(v) for k, v in psnr.items()}, ssim={k: summary(v) for k, v in ssim.items()}, gain=summary(refined - rain),
                 better=int((refined > coarse).sum()), segmentation={k: [round(float(x), 4) for x in (s.miou, s.class_accuracy, s.pixel_accuracy)] for k, s in scores.items()})
