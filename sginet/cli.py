@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAIN_OPTIONS', 'demonstrate', 'demo', 'find_pictures', 'derain_files', 'targets', 'derain', 'train', 'evaluation',
-           'seed_of', 'rain_row', 'make_rain', 'read_manifest', 'unfinished', 'rain']
+           'seed_of', 'rain_row', 'make_rain', 'read_manifest', 'unfinished', 'rain', 'weights']
 
 # %% ../nbs/16_cli.ipynb #95adb89f
 import argparse
@@ -33,7 +33,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import sginet
-from . import scenes
+from . import registry, scenes
 from .core import ImageError, as_batch, open_image, sample_photo, save_image, show_images, to_pil, whole
 from .metrics import psnr_y, ssim_y
 from .model import SGINet
@@ -473,5 +473,53 @@ def rain(args=None):
     except KeyboardInterrupt: faults.append("stopped by Ctrl-C; what is written is complete, and the same command goes on from here")
     print(f"{done} rainy pictures written to {opt.out}, {sum(map(len, jobs.values())) - done} left to do; {manifest} says how each was made")
     if not jobs and not faults: print("nothing was left to do")
+    for fault in faults: _failed(fault)
+    return 1 if faults else 0
+
+# %% ../nbs/16_cli.ipynb #16a0w002
+def _weights_list():
+    "Print all weights; the lines that say what is damaged."
+    entries = registry.listing()
+    rows = [(e.name, e.kind, e.state, registry.size(e.size) if e.size else "-", e.licence or "-", e.what) for e in entries]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows: print("  ".join(text.ljust(n) for text, n in zip(row, widths)).rstrip())
+    missing = [e.name for e in entries if e.state == "missing"]
+    if missing: print(f"\nwhat is missing is the reference's; for where it comes from and goes to: sginet-weights {missing[0]}")
+    return [fault for e in entries for fault in e.faults]
+
+def _weights_card(name):
+    "Print one card; the lines that say what is wrong."
+    if name in registry.REFERENCE:
+        file = registry.reference_file(name)
+        print(f"{file}: {registry.REFERENCE[name].what}, {registry.size(file.stat().st_size)}" if file else f"{name}: missing")
+        return [] if file else [registry.where_from(name)]
+    folder = registry.models().get(name, Path(name))
+    if not (folder / "model.safetensors").exists(): registry.locate(name)  # says what is wrong with the name
+    card = registry.read_card(folder)
+    print(f"{folder}: no card" if card is None else registry.card_text(card))
+    return registry.damages(folder)
+
+# %% ../nbs/16_cli.ipynb #16a0w003
+def _export(name, path, overwrite):
+    "Write a model as a graph: ONNX, or a program of torch.export, by the suffix of the path."
+    from sginet.export import table, to_onnx, write_program
+    write = {".onnx": to_onnx, ".pt2": write_program}.get(path.suffix)
+    if write is None: raise ValueError(f"{path}: the name of a graph ends in .onnx or .pt2 (torch.export)")
+    print(f"{table(write(SGINet.from_pretrained(name), path, overwrite))}\nwrote {path}, {registry.size(path.stat().st_size)}; above, how far it is from the network")
+
+def weights(args=None):
+    "The command sginet-weights."
+    parser = argparse.ArgumentParser(prog="sginet-weights", description="List the weights that are there, or print the card of one; exit code 1 where a file is damaged, or what was asked for is missing.")
+    parser.add_argument("name", nargs="?", help="a shipped model, a folder, or one of the reference's files (without: all of them)")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write the model as a graph for other programs: FILE.onnx, or FILE.pt2 for torch.export")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    opt = parser.parse_args(args)
+    try:
+        if opt.export and not opt.name: raise ValueError("--export needs the name of a model")
+        faults = []
+        if opt.export: _export(opt.name, opt.export, opt.overwrite)
+        else: faults = _weights_card(opt.name) if opt.name else _weights_list()
+    except (OSError, ValueError, RuntimeError, ImportError) as fault: faults = [fault]
+    except KeyboardInterrupt: faults = ["stopped by Ctrl-C; nothing was written"]
     for fault in faults: _failed(fault)
     return 1 if faults else 0
