@@ -363,6 +363,7 @@ def _options():
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda (all GPUs), or one such as cuda:1")
     return parser
 
+# %% ../nbs/15g_compare.ipynb #9e740e45
 def _settled(opt):
     "The protocol's settings written to the folder, if it has none or the same. Raises `ValueError` for others, and for what cannot be."
     keys = "budget data rate valid pictures window crop batch scenes sem threads workers".split()
@@ -377,6 +378,7 @@ def _settled(opt):
     with whole(file) as half: half.write_text(json.dumps(s, indent=1))
     return s
 
+# %% ../nbs/15g_compare.ipynb #6182c9ef
 def compare(args=None):
     "The command sginet-compare."
     opt = _options().parse_args(args)
