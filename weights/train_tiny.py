@@ -54,7 +54,7 @@ def augmented(images, maps, size, rng):
 
 # side of the crops (480: whole pictures), pictures a batch, epochs, learning rate, weight of the perceptual loss. Last on whole pictures,
 # whose statistics are what the norms will see in use, and at the end without the features of a random VGG, which cost a third of the time
-STAGES = (128, 8, 24, 2e-3, .05), (480, 1, 3, 1e-3, .05), (480, 1, 7, 1.5e-3, 0)
+STAGES = (128, 8, 24, 2e-3, .05), (480, 1, 3, 1e-3, .05), (480, 1, 5, 1.5e-3, 0)
 # on a random VGG, features are worth less than pixels
 WEIGHTS = dict(ssim=1, perceptual=.05, csd=.2, residual=.02, pixel=.3)
 
