@@ -247,7 +247,8 @@ def plot(rows):
     for ax, key, label in zip(fig.subplots(1, 2, sharey=True), ("gflop", "seconds"), ("GFLOP for 512×512", "seconds a picture, as measured")):
         for i, r in enumerate(r for r in rows if key in r):
             ends = [np.nan_to_num([[r["psnr"] - r["psnr_low"]], [r["psnr_high"] - r["psnr"]]])]
-            ax.errorbar(r[key], r["psnr"], *ends, fmt="D" if r["method"].startswith("SGINet") else "o", ms=5, capsize=2, lw=1, color=f"C{i}", label=r["method"])
+            ax.errorbar(r[key], r["psnr"], *ends, fmt="osv^<>DdXP"[i % 10], ms=5,  # a marker of its own: colours alone do not survive grey printing
+                        capsize=2, lw=1, color=f"C{i}", label=r["method"])
         for r in rows:
             if r["method"] == ENDS[0]: ax.axhline(r["psnr"], ls=":", color="grey", lw=1)
         ax.set(xlabel=label, xscale="log"); ax.grid(alpha=.3)

@@ -243,7 +243,7 @@ def curves(names, rows):
     groups = {k: v for k, v in groups.items() if v}
     fig = Figure(figsize=(3.2 * len(groups), 2.8), layout="constrained")
     for ax, (title, lines) in zip(fig.subplots(1, len(groups)), groups.items()):
-        for n in lines: ax.plot(epochs, [math.nan if v is None else abs(v) if n == "l_ssim" else v for v in at[n]], marker=".", label=n.replace("l_ssim", "−l_ssim"))
+        for n, line in zip(lines, ("-", "--", ":", "-.", (0, (5, 1))) * 2): ax.plot(epochs, [math.nan if v is None else abs(v) if n == "l_ssim" else v for v in at[n]], marker=".", ls=line, label=n.replace("l_ssim", "−l_ssim"))
         ax.set(title=title, xlabel="epoch", yscale="log" if "loss" in title else "linear"); ax.legend(fontsize=7)
         ax.xaxis.get_major_locator().set_params(integer=True)
     return fig
