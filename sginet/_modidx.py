@@ -193,6 +193,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'sginet.cli': { 'sginet.cli._append': ('cli.html#_append', 'sginet/cli.py'),
                             'sginet.cli._derain_options': ('cli.html#_derain_options', 'sginet/cli.py'),
                             'sginet.cli._device': ('cli.html#_device', 'sginet/cli.py'),
+                            'sginet.cli._eval_options': ('cli.html#_eval_options', 'sginet/cli.py'),
                             'sginet.cli._export': ('cli.html#_export', 'sginet/cli.py'),
                             'sginet.cli._failed': ('cli.html#_failed', 'sginet/cli.py'),
                             'sginet.cli._judge': ('cli.html#_judge', 'sginet/cli.py'),
