@@ -31,12 +31,12 @@ setup(
     classifiers=[f"Development Status :: {cfg['status']}", *(f"Topic :: {topic}" for topic in lines("topic"))],
     python_requires=f">={cfg['min_python']}",
     install_requires=lines("requirements"),
-    extras_require={"dev": lines("dev_requirements")},
+    extras_require={"dev": lines("dev_requirements") + lines("export_requirements"), "export": lines("export_requirements")},
     entry_points={"console_scripts": lines("console_scripts")},
     # the shipped weights live at the top of the tree and travel inside the package
     packages=["sginet", "sginet.baselines", "sginet.weights"],
     package_dir={"sginet": "sginet", "sginet.baselines": "sginet/baselines", "sginet.weights": "weights"},
     package_data={"sginet.weights": ["README.md", *(f"{name}/{file}" for name in lines("shipped_weights")
-                                                    for file in ("README.md", "config.json", "model.safetensors"))]},
+                                                    for file in ("card.json", "config.json", "model.safetensors"))]},
     include_package_data=False,  # or everything that MANIFEST.in names goes in as well
 )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAIN_OPTIONS', 'demonstrate', 'demo', 'find_pictures', 'derain_files', 'targets', 'derain', 'train', 'evaluation',
-           'seed_of', 'rain_row', 'make_rain', 'read_manifest', 'unfinished', 'rain']
+           'seed_of', 'rain_row', 'make_rain', 'read_manifest', 'unfinished', 'rain', 'weights']
 
 # %% ../nbs/16_cli.ipynb #95adb89f
 import argparse
@@ -33,7 +33,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import sginet
-from . import scenes
+from . import registry, scenes
 from .core import ImageError, as_batch, open_image, sample_photo, save_image, show_images, to_pil, whole
 from .metrics import psnr_y, ssim_y
 from .model import SGINet
@@ -155,9 +155,10 @@ def _derain_options():
     gpu = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % max(1, torch.cuda.device_count())}"
     add("--device", default=gpu if torch.cuda.is_available() else "cpu", help="where to compute (default: the GPU if there is one)")
     add("--bfloat16", action="store_true", help="compute in half the precision: several times as fast on a GPU that has it")
-    add("--compile", action="store_true", help="let torch.compile build the plain network for each picture size: minutes at first; pays for long runs of one size")
+    add("--compile", action="store_true", help="let torch.compile build the network for each picture size: minutes at first; pays for long runs of one size, on a processor only with --bfloat16")
     return parser
 
+# %% ../nbs/16_cli.ipynb #fb58fc3a
 def derain(args=None):
     "The command sginet-derain."
     opt = _derain_options().parse_args(args)
@@ -165,7 +166,8 @@ def derain(args=None):
     try:
         model = SGINet.from_pretrained(opt.model).to(opt.device)
         if model.frm.d4.weight.is_cuda: model.to(memory_format=torch.channels_last)
-        if opt.compile: model.compile(dynamic=False)
+        if opt.compile and not opt.bfloat16 and not model.frm.d4.weight.is_cuda: print("--compile is left out: in float32 a processor is quicker without it")
+        elif opt.compile: model.compile(dynamic=False)
         pairs = _shard(opt.shard, list(zip(files, targets(files, opt.out))))
     except (OSError, ValueError, RuntimeError) as fault: return _failed(fault)
     left = [(s, t) for s, t in pairs if not (opt.skip_existing and t.exists())]
@@ -201,6 +203,7 @@ TRAIN_OPTIONS = dict(
     compile=(bool, "compile the three networks"), best=(str, "criterion of the best model: psnr, psnr_release, ssim, miou_refined, ..."),
     keep=(int, "checkpoints that stay"), panels=(int, "pictures in an epoch's panel"), tensorboard=(bool, "write for TensorBoard too"), seed=(int, "of everything"))
 
+# %% ../nbs/16_cli.ipynb #acd7935b
 def _device(name):
     "`name` if there is such a device here. Raises `ValueError` if not."
     kind = str(name).split(":")[0]
@@ -276,22 +279,27 @@ def _write_tables(out, rows, scores, text, figures):
     for condition, figure in figures.items():
         with whole(out / f"panel_{condition.split()[0]}mm.png") as half: figure.savefig(half, format="png", dpi=110)
 
+# %% ../nbs/16_cli.ipynb #0a3d214e
+def _eval_options():
+    parser = argparse.ArgumentParser(prog="sginet-eval", description="The paper's two tables for models and for results of other programs: PSNR and SSIM on Y; mIoU, class and pixel accuracy.")
+    add = parser.add_argument
+    add("--model", action="append", default=[], help="a shipped model, or a folder of save_pretrained; may be repeated")
+    add("--results", action="append", default=[], metavar="NAME=FOLDER", help="pictures that another program made, by the names of the rain images; {rate} in FOLDER is replaced by 100mm or 200mm; may be repeated")
+    add("--data", help="a data set of any layout (without: drawn scenes)")
+    add("--split", default="val", help="of the data (default: val)")
+    add("--rate", type=float, action="append", help="mm/h; may be repeated (default: 100 and 200)")
+    add("--limit", type=int, help="only the first pictures")
+    add("--sem", default="pspnet101", help="what --sem-weights are for (default: pspnet101)")
+    add("--sem-weights", help="the file of the SEM that segments (without: the SEM of the first model)")
+    add("--panel", type=int, default=3, help="pictures in the panel (default: 3)")
+    add("--out", required=True, help="folder for the tables; must not exist")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to compute (default: the GPU if there is one)")
+    return parser
+
 # %% ../nbs/16_cli.ipynb #5adb022b
 def evaluation(args=None):
     "The command sginet-eval."
-    parser = argparse.ArgumentParser(prog="sginet-eval", description="The paper's two tables for models and for results of other programs: PSNR and SSIM on Y; mIoU, class and pixel accuracy.")
-    parser.add_argument("--model", action="append", default=[], help="a shipped model, or a folder of save_pretrained; may be repeated")
-    parser.add_argument("--results", action="append", default=[], metavar="NAME=FOLDER", help="pictures that another program made, by the names of the rain images; {rate} in FOLDER is replaced by 100mm or 200mm; may be repeated")
-    parser.add_argument("--data", help="a data set of any layout (without: drawn scenes)")
-    parser.add_argument("--split", default="val", help="of the data (default: val)")
-    parser.add_argument("--rate", type=float, action="append", help="mm/h; may be repeated (default: 100 and 200)")
-    parser.add_argument("--limit", type=int, help="only the first pictures")
-    parser.add_argument("--sem", default="pspnet101", help="what --sem-weights are for (default: pspnet101)")
-    parser.add_argument("--sem-weights", help="the file of the SEM that segments (without: the SEM of the first model)")
-    parser.add_argument("--panel", type=int, default=3, help="pictures in the panel (default: 3)")
-    parser.add_argument("--out", required=True, help="folder for the tables; must not exist")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to compute (default: the GPU if there is one)")
-    opt, rows, scores, figures, faults = parser.parse_args(args), [], {}, {}, []
+    opt, rows, scores, figures, faults = _eval_options().parse_args(args), [], {}, {}, []
     out = Path(opt.out)
     if out.exists(): return _failed(f"{out} exists; choose another --out")
     try:
@@ -472,5 +480,53 @@ def rain(args=None):
     except KeyboardInterrupt: faults.append("stopped by Ctrl-C; what is written is complete, and the same command goes on from here")
     print(f"{done} rainy pictures written to {opt.out}, {sum(map(len, jobs.values())) - done} left to do; {manifest} says how each was made")
     if not jobs and not faults: print("nothing was left to do")
+    for fault in faults: _failed(fault)
+    return 1 if faults else 0
+
+# %% ../nbs/16_cli.ipynb #16a0w002
+def _weights_list():
+    "Print all weights; the lines that say what is damaged."
+    entries = registry.listing()
+    rows = [(e.name, e.kind, e.state, registry.size(e.size) if e.size else "-", e.licence or "-", e.what) for e in entries]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows: print("  ".join(text.ljust(n) for text, n in zip(row, widths)).rstrip())
+    missing = [e.name for e in entries if e.state == "missing"]
+    if missing: print(f"\nwhat is missing is the reference's; for where it comes from and goes to: sginet-weights {missing[0]}")
+    return [fault for e in entries for fault in e.faults]
+
+def _weights_card(name):
+    "Print one card; the lines that say what is wrong."
+    if name in registry.REFERENCE:
+        file = registry.reference_file(name)
+        print(f"{file}: {registry.REFERENCE[name].what}, {registry.size(file.stat().st_size)}" if file else f"{name}: missing")
+        return [] if file else [registry.where_from(name)]
+    folder = registry.models().get(name, Path(name))
+    if not (folder / "model.safetensors").exists(): registry.locate(name)  # says what is wrong with the name
+    card = registry.read_card(folder)
+    print(f"{folder}: no card" if card is None else registry.card_text(card))
+    return registry.damages(folder)
+
+# %% ../nbs/16_cli.ipynb #16a0w003
+def _export(name, path, overwrite):
+    "Write a model as a graph: ONNX, or a program of torch.export, by the suffix of the path."
+    from sginet.export import table, to_onnx, write_program
+    write = {".onnx": to_onnx, ".pt2": write_program}.get(path.suffix)
+    if write is None: raise ValueError(f"{path}: the name of a graph ends in .onnx or .pt2 (torch.export)")
+    print(f"{table(write(SGINet.from_pretrained(name), path, overwrite))}\nwrote {path}, {registry.size(path.stat().st_size)}; above, how far it is from the network")
+
+def weights(args=None):
+    "The command sginet-weights."
+    parser = argparse.ArgumentParser(prog="sginet-weights", description="List the weights that are there, or print the card of one; exit code 1 where a file is damaged, or what was asked for is missing.")
+    parser.add_argument("name", nargs="?", help="a shipped model, a folder, or one of the reference's files (without: all of them)")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write the model as a graph for other programs: FILE.onnx, or FILE.pt2 for torch.export")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    opt = parser.parse_args(args)
+    try:
+        if opt.export and not opt.name: raise ValueError("--export needs the name of a model")
+        faults = []
+        if opt.export: _export(opt.name, opt.export, opt.overwrite)
+        else: faults = _weights_card(opt.name) if opt.name else _weights_list()
+    except (OSError, ValueError, RuntimeError, ImportError) as fault: faults = [fault]
+    except KeyboardInterrupt: faults = ["stopped by Ctrl-C; nothing was written"]
     for fault in faults: _failed(fault)
     return 1 if faults else 0

@@ -38,7 +38,7 @@ class SIM(nn.Module):
 
     def forward(self, rain, coarse, guidance):
         h, w = rain.shape[-2:]
-        if h % 32 or w % 32 or max(h, w) < 64: raise ValueError(f"SIM takes multiples of 32, more than 32 on one side, not {h}×{w}")
+        if h % 32 or w % 32 or h * w < 2 * 32**2: raise ValueError(f"SIM takes multiples of 32, more than 32 on one side, not {h}×{w}")
         gain = 255 / contrast(coarse, self.output)  # the reference works on 0..255
         x, s, semantics = torch.cat([rain, coarse], 1) * gain, torch.cat([gain * coarse, guidance], 1), []
         for encode, interact in zip(self.encoder, self.sie):

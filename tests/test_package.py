@@ -84,7 +84,8 @@ def test_wheel_holds_all_modules_and_only_the_shipped_weights(wheel):
     modules = {f.relative_to(ROOT).as_posix() for f in (ROOT / "sginet").rglob("*.py")}
     beside = {f"sginet/weights/{f.name}" for f in (ROOT / "weights").iterdir() if f.name == "README.md" or f.suffix == ".py"}
     models = {f"sginet/weights/{folder}/{f.name}" for folder in shipped_folders() for f in (ROOT / "weights" / folder).iterdir()
-              if f.name in ("README.md", "config.json", "model.safetensors")}
+              if f.name in ("card.json", "config.json", "model.safetensors")}
+    assert all(f"sginet/weights/{folder}/card.json" in names for folder in shipped_folders())
     assert names == modules | beside | models
 
 
@@ -95,7 +96,8 @@ def test_wheel_says_what_settings_say(wheel):
     assert meta["Version"] == settings("version")[0] and meta["Summary"] == settings("description")[0] and meta["Author"] == settings("author")[0]
     assert settings("license")[0] in (meta["License"], meta["License-Expression"]) and "LICENSE" in info
     assert [r for r in meta.get_all("Requires-Dist") if "extra ==" not in r] == settings("requirements")
-    assert [r.split(";")[0].strip() for r in meta.get_all("Requires-Dist") if "extra ==" in r] == settings("dev_requirements")
+    extras = {e: [r.split(";")[0].strip() for r in meta.get_all("Requires-Dist") if re.search(rf"extra == .{e}.", r)] for e in ("dev", "export")}
+    assert extras == {"dev": settings("dev_requirements") + settings("export_requirements"), "export": settings("export_requirements")}
     assert meta.get_payload(decode=True).decode().strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
     scripts = [line.replace(" ", "") for line in info["entry_points.txt"].decode().splitlines() if "=" in line]
     assert sorted(scripts) == sorted(settings("console_scripts"))

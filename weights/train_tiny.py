@@ -1,11 +1,14 @@
 """How weights/tiny was made: `python weights/train_tiny.py STEP --data CAMVID --out RUN`, steps sem, derain, ship, in this order.
 
-CAMVID holds {train,val}/{images,labels} with CamVid's 12 classes. Every step writes RUN/STEP.pt after each epoch and goes on from there.
+CAMVID holds {train,val}/{images,labels} with CamVid's 12 classes. The first two write RUN/STEP.pt after each epoch and go on from there; ship
+writes weights/tiny with its card, and the scores in weights/README.md. The step score scores what is shipped once more.
 """
 import argparse
-import csv
 import os
+import re
+import shutil
 import time
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +19,18 @@ from fastai.callback.core import Callback
 from fastai.learner import Recorder
 from fastai.optimizer import Adam
 
-from sginet.core import IGNORE, as_batch
+import sginet
+from sginet.core import IGNORE, as_batch, whole
 from sginet.data import find_labelled, labelled_photos, rain_dls, read_labels
 from sginet.learner import sginet_learner
 from sginet.losses import vgg16_features
 from sginet.metrics import SegmentationScore, psnr_y, ssim_y
 from sginet.model import SGINet
+from sginet.registry import FILES, card_text, read_card, score_lines, short_rows, write_card
 from sginet.sem import SmallSEM
+
+SHIPPED = Path(__file__).resolve().parent / "tiny"
+
 
 def labelled(folder):
     """All pictures (N×3×H×W uint8) and class maps (N×H×W int64) of a folder with images/ and labels/, in memory."""
@@ -53,8 +61,8 @@ def augmented(images, maps, size, rng):
 
 
 # side of the crops (480: whole pictures), pictures a batch, epochs, learning rate, weight of the perceptual loss. Last on whole pictures,
-# whose statistics are what the norms will see in use, and at the end without the features of a random VGG, which cost a third of the time
-STAGES = (128, 8, 24, 2e-3, .05), (480, 1, 3, 1e-3, .05), (480, 1, 7, 1.5e-3, 0)
+# whose statistics are what the norms will see in use, and at the end without the features of a random VGG, which pixels can do without
+STAGES = (128, 8, 24, 2e-3, .05), (480, 1, 3, 1e-3, .05), (480, 1, 5, 1.5e-3, 0)
 # on a random VGG, features are worth less than pixels
 WEIGHTS = dict(ssim=1, perceptual=.05, csd=.2, residual=.02, pixel=.3)
 
@@ -122,31 +130,76 @@ def train_derain(args):
 
 
 def ship(args):
-    """Halve the precision, write the folder of the shipped model, and score what was written on all of val."""
+    """Halve the precision, score on all of val what was written, and put model and card into the folder of the shipped model, last of all."""
     state, model = torch.load(args.out / "derain.pt"), SGINet(8, "small", "scaled", "half")
     model.load_state_dict(state["model"] | state["average"])
-    model.half().save_pretrained(Path(__file__).parent / "tiny")
-    evaluate(SGINet.from_pretrained("tiny"), args.data / "val")
+    new = args.out / "tiny"
+    model.half().save_pretrained(new)
+    write_card(new, **facts(SGINet.from_pretrained(new), args))
+    for file in (*FILES, "card.json"): shutil.copy(new / file, SHIPPED / f".{file}"), os.replace(SHIPPED / f".{file}", SHIPPED / file)
+    tell()
 
 
-def evaluate(model, folder):
-    """Print PSNR-Y and SSIM-Y of rain, coarse and refined, and the segmentation of clean, rain, coarse and refined, at both rates."""
-    for rate in (100, 200):
-        source = labelled_photos(folder, rates=(rate,), seed=0)
-        rows, scores = [], {k: SegmentationScore() for k in ("clean", "rain", "coarse", "refined")}
-        for i in range(len(source)):
-            rain, clean, labels = (t[None] for t in source.sample(i, None, np.random.default_rng(0)))
-            with torch.inference_mode(): out = model(rain)
+def score(args):
+    """Score the shipped model anew and write its card."""
+    write_card(SHIPPED, **facts(SGINet.from_pretrained(SHIPPED), args))
+    tell()
+
+
+def tell():
+    """Write the numbers of the card into weights/README.md, and print what other texts show of them."""
+    card, readme = read_card(SHIPPED), SHIPPED.parent / "README.md"
+    lines = "\n".join(f"  {line}".rstrip() for line in score_lines(card))
+    text, n = re.subn(r"(<!-- scores of tiny[^\n]*-->\n).*?( *<!-- end -->)", lambda m: f"{m[1]}\n{lines}\n\n{m[2]}", readme.read_text(encoding="utf-8"), flags=re.S)
+    assert n == 1, f"{readme} has no place for the scores of tiny"
+    with whole(readme) as half: half.write_text(text, encoding="utf-8")
+    print(*short_rows(card), card_text(card), sep="\n")
+
+
+def facts(model, args):
+    """What a card says: what the model is, and what it scores on all of val."""
+    model.quick = True
+    source = labelled_photos(args.data / "val", rates=(100,), seed=0)
+    size = "×".join(map(str, source.sample(0, None, np.random.default_rng(0))[0].shape[:0:-1]))
+    protocol = (f"CamVid's {len(source)} validation photographs, whole ({size}); rain of the preset cityscapes_syn, wind 0, seed = index; weights in half precision, "
+                "computed in float32. Mean ± 95 % interval (1.96 s/√n), PSNR-Y in dB / SSIM-Y as in `sginet.metrics`, the paper's protocol:")
+    return dict(what="width 8, the small SEM, output scaled, norm half: for a laptop", licence="Apache-2.0", parameters=sum(p.numel() for p in model.parameters()),
+                data="trained on CamVid's training photographs with rain made on the fly; the pictures are not part of it", made_by=f"weights/train_tiny.py, seed {args.seed}",
+                measured_with=f"sginet {sginet.__version__}, torch {torch.__version__.split('+')[0]}",
+                scores=dict(protocol=protocol, rates=[at_rate(model, args.data / "val", rate) for rate in (100, 200)], **unrained(model, source)))
+
+
+def summary(values):
+    """Mean, half of its 95 % interval, and the least of some numbers."""
+    values = np.asarray(values)
+    return dict(mean=round(values.mean(), 4), half=round(1.96 * values.std(ddof=1) / len(values) ** .5, 4), least=round(values.min(), 4))
+
+
+def at_rate(model, folder, rate):
+    """PSNR-Y and SSIM-Y of rain, coarse and refined, and the segmentation of clean, rain, coarse and refined."""
+    source, psnr, ssim = labelled_photos(folder, rates=(rate,), seed=0), defaultdict(list), defaultdict(list)
+    scores = {k: SegmentationScore() for k in ("clean", "rain", "coarse", "refined")}
+    for i in range(len(source)):
+        rain, clean, labels = (t[None] for t in source.sample(i, None, np.random.default_rng(0)))
+        with torch.inference_mode():
+            out = model(rain)
             images = dict(clean=clean, rain=rain, coarse=out.coarse, refined=out.refined)
-            rows.append([m(images[k], clean).item() for k in ("rain", "coarse", "refined") for m in (psnr_y, ssim_y)])
-            with torch.inference_mode():
-                for k, x in images.items(): scores[k].update(model.sem(x).argmax(1), labels)
-        rows = np.array(rows)
-        mean, half = rows.mean(0), 1.96 * rows.std(0, ddof=1) / len(rows) ** .5
-        print(f"{rate} mm/h, {len(rows)} pictures:", ", ".join(f"{k} {mean[2*j]:.2f} ± {half[2*j]:.2f} dB / {mean[2*j+1]:.3f}" for j, k in enumerate(("rain", "coarse", "refined"))), flush=True)
-        gain = rows[:, 4] - rows[:, 0]
-        print(f"  gain {gain.mean():.2f} dB, worst picture {gain.min():.2f}; refined beats coarse on {(rows[:, 4] > rows[:, 2]).sum()}")
-        print("  mIoU / class accuracy / pixel accuracy:", ", ".join(f"{k} {s.miou:.3f} / {s.class_accuracy:.3f} / {s.pixel_accuracy:.3f}" for k, s in scores.items()), flush=True)
+            for k, x in images.items(): scores[k].update(model.sem(x).argmax(1), labels)
+        for k in ("rain", "coarse", "refined"): psnr[k].append(psnr_y(images[k], clean).item()), ssim[k].append(ssim_y(images[k], clean).item())
+        print(f"\r{rate} mm/h: {i + 1} of {len(source)}", end="\n" if i + 1 == len(source) else "", flush=True)
+    rain, coarse, refined = (np.array(psnr[k]) for k in ("rain", "coarse", "refined"))
+    return dict(rate=rate, pictures=len(source), psnr={k: summary(v) for k, v in psnr.items()}, ssim={k: summary(v) for k, v in ssim.items()}, gain=summary(refined - rain),
+                better=int((refined > coarse).sum()), segmentation={k: [round(float(x), 4) for x in (s.miou, s.class_accuracy, s.pixel_accuracy)] for k, s in scores.items()})
+
+
+def unrained(model, source):
+    """How near a clean picture comes back, and how near half of its light to half of what comes back."""
+    clean_psnr, half_psnr, means = [], [], []
+    for i in range(len(source)):
+        clean = source.read(i)[0][None]
+        with torch.inference_mode(): whole_light, half = model(clean).refined, model(clean / 2).refined
+        clean_psnr.append(psnr_y(whole_light, clean).item()), half_psnr.append(psnr_y(half, whole_light / 2).item()), means.append((half.mean() / whole_light.mean()).item())
+    return dict(clean=dict(pictures=len(source), psnr=summary(clean_psnr)), half_light=dict(pictures=len(source), psnr=summary(half_psnr), mean=round(float(np.mean(means)), 4)))
 
 
 def train_sem(args):
@@ -178,7 +231,7 @@ def train_sem(args):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    steps = {"sem": train_sem, "derain": train_derain, "ship": ship}
+    steps = {"sem": train_sem, "derain": train_derain, "ship": ship, "score": score}
     parser.add_argument("step", choices=steps)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
