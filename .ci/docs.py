@@ -158,7 +158,8 @@ def page(path, symbols, known):
 def navigation(notebooks, names):
     """The pages in order, by part."""
     def title(path): return re.sub(r"^#+ ", "", next(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown").split("\n")[0])
-    here = lambda folder: [{title(p): str(p.relative_to(ROOT / "nbs").with_suffix(".md"))} for p in notebooks if p.parent == ROOT / "nbs" / folder and p.stem != "index"]
+    number = lambda path: f"{path.stem.split('_')[0]} " if re.match(r"\d\d", path.stem) else ""  # as the notebooks call one another
+    here = lambda folder: [{number(p) + title(p): str(p.relative_to(ROOT / "nbs").with_suffix(".md"))} for p in notebooks if p.parent == ROOT / "nbs" / folder and p.stem != "index"]
     teacher = [{"For teachers": "lessons/teacher.md"}] if (ROOT / "nbs/lessons/teacher.md").exists() else []
     parts = [{"Start": "index.md"}, {"Lessons": here("lessons") + teacher}, {"Notebooks": here(".")}, {"Results": here("results")},
              {"API": [{f"sginet.{n}": f"api/{n}.md"} for n in names]},

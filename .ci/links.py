@@ -16,6 +16,7 @@ def cells(name):
     colab = repository.replace("https://github.com", "https://colab.research.google.com/github")
     return {"badge": f"[![Open this lesson in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/blob/{branch}/nbs/lessons/{name})",
             "install": f"""# on a machine that has no sginet, such as Colab's, install it; anywhere else this does nothing
+# (from where: `repository` in settings.ini, which `make links` writes here)
 import importlib.util
 if importlib.util.find_spec("sginet") is None:
     %pip install --quiet git+{repository}@{branch}"""}

@@ -155,9 +155,10 @@ def _derain_options():
     gpu = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % max(1, torch.cuda.device_count())}"
     add("--device", default=gpu if torch.cuda.is_available() else "cpu", help="where to compute (default: the GPU if there is one)")
     add("--bfloat16", action="store_true", help="compute in half the precision: several times as fast on a GPU that has it")
-    add("--compile", action="store_true", help="let torch.compile build the plain network for each picture size: minutes at first; pays for long runs of one size")
+    add("--compile", action="store_true", help="let torch.compile build the network for each picture size: minutes at first; pays for long runs of one size, on a processor only with --bfloat16")
     return parser
 
+# %% ../nbs/16_cli.ipynb #fb58fc3a
 def derain(args=None):
     "The command sginet-derain."
     opt = _derain_options().parse_args(args)
@@ -165,7 +166,8 @@ def derain(args=None):
     try:
         model = SGINet.from_pretrained(opt.model).to(opt.device)
         if model.frm.d4.weight.is_cuda: model.to(memory_format=torch.channels_last)
-        if opt.compile: model.compile(dynamic=False)
+        if opt.compile and not opt.bfloat16 and not model.frm.d4.weight.is_cuda: print("--compile is left out: in float32 a processor is quicker without it")
+        elif opt.compile: model.compile(dynamic=False)
         pairs = _shard(opt.shard, list(zip(files, targets(files, opt.out))))
     except (OSError, ValueError, RuntimeError) as fault: return _failed(fault)
     left = [(s, t) for s, t in pairs if not (opt.skip_existing and t.exists())]
@@ -201,6 +203,7 @@ TRAIN_OPTIONS = dict(
     compile=(bool, "compile the three networks"), best=(str, "criterion of the best model: psnr, psnr_release, ssim, miou_refined, ..."),
     keep=(int, "checkpoints that stay"), panels=(int, "pictures in an epoch's panel"), tensorboard=(bool, "write for TensorBoard too"), seed=(int, "of everything"))
 
+# %% ../nbs/16_cli.ipynb #acd7935b
 def _device(name):
     "`name` if there is such a device here. Raises `ValueError` if not."
     kind = str(name).split(":")[0]
@@ -276,22 +279,27 @@ def _write_tables(out, rows, scores, text, figures):
     for condition, figure in figures.items():
         with whole(out / f"panel_{condition.split()[0]}mm.png") as half: figure.savefig(half, format="png", dpi=110)
 
+# %% ../nbs/16_cli.ipynb #0a3d214e
+def _eval_options():
+    parser = argparse.ArgumentParser(prog="sginet-eval", description="The paper's two tables for models and for results of other programs: PSNR and SSIM on Y; mIoU, class and pixel accuracy.")
+    add = parser.add_argument
+    add("--model", action="append", default=[], help="a shipped model, or a folder of save_pretrained; may be repeated")
+    add("--results", action="append", default=[], metavar="NAME=FOLDER", help="pictures that another program made, by the names of the rain images; {rate} in FOLDER is replaced by 100mm or 200mm; may be repeated")
+    add("--data", help="a data set of any layout (without: drawn scenes)")
+    add("--split", default="val", help="of the data (default: val)")
+    add("--rate", type=float, action="append", help="mm/h; may be repeated (default: 100 and 200)")
+    add("--limit", type=int, help="only the first pictures")
+    add("--sem", default="pspnet101", help="what --sem-weights are for (default: pspnet101)")
+    add("--sem-weights", help="the file of the SEM that segments (without: the SEM of the first model)")
+    add("--panel", type=int, default=3, help="pictures in the panel (default: 3)")
+    add("--out", required=True, help="folder for the tables; must not exist")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to compute (default: the GPU if there is one)")
+    return parser
+
 # %% ../nbs/16_cli.ipynb #5adb022b
 def evaluation(args=None):
     "The command sginet-eval."
-    parser = argparse.ArgumentParser(prog="sginet-eval", description="The paper's two tables for models and for results of other programs: PSNR and SSIM on Y; mIoU, class and pixel accuracy.")
-    parser.add_argument("--model", action="append", default=[], help="a shipped model, or a folder of save_pretrained; may be repeated")
-    parser.add_argument("--results", action="append", default=[], metavar="NAME=FOLDER", help="pictures that another program made, by the names of the rain images; {rate} in FOLDER is replaced by 100mm or 200mm; may be repeated")
-    parser.add_argument("--data", help="a data set of any layout (without: drawn scenes)")
-    parser.add_argument("--split", default="val", help="of the data (default: val)")
-    parser.add_argument("--rate", type=float, action="append", help="mm/h; may be repeated (default: 100 and 200)")
-    parser.add_argument("--limit", type=int, help="only the first pictures")
-    parser.add_argument("--sem", default="pspnet101", help="what --sem-weights are for (default: pspnet101)")
-    parser.add_argument("--sem-weights", help="the file of the SEM that segments (without: the SEM of the first model)")
-    parser.add_argument("--panel", type=int, default=3, help="pictures in the panel (default: 3)")
-    parser.add_argument("--out", required=True, help="folder for the tables; must not exist")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to compute (default: the GPU if there is one)")
-    opt, rows, scores, figures, faults = parser.parse_args(args), [], {}, {}, []
+    opt, rows, scores, figures, faults = _eval_options().parse_args(args), [], {}, {}, []
     out = Path(opt.out)
     if out.exists(): return _failed(f"{out} exists; choose another --out")
     try:

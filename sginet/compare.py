@@ -247,7 +247,8 @@ def plot(rows):
     for ax, key, label in zip(fig.subplots(1, 2, sharey=True), ("gflop", "seconds"), ("GFLOP for 512×512", "seconds a picture, as measured")):
         for i, r in enumerate(r for r in rows if key in r):
             ends = [np.nan_to_num([[r["psnr"] - r["psnr_low"]], [r["psnr_high"] - r["psnr"]]])]
-            ax.errorbar(r[key], r["psnr"], *ends, fmt="D" if r["method"].startswith("SGINet") else "o", ms=5, capsize=2, lw=1, color=f"C{i}", label=r["method"])
+            ax.errorbar(r[key], r["psnr"], *ends, fmt="osv^<>DdXP"[i % 10], ms=5,  # a marker of its own: colours alone do not survive grey printing
+                        capsize=2, lw=1, color=f"C{i}", label=r["method"])
         for r in rows:
             if r["method"] == ENDS[0]: ax.axhline(r["psnr"], ls=":", color="grey", lw=1)
         ax.set(xlabel=label, xscale="log"); ax.grid(alpha=.3)
@@ -363,6 +364,7 @@ def _options():
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda (all GPUs), or one such as cuda:1")
     return parser
 
+# %% ../nbs/15g_compare.ipynb #9e740e45
 def _settled(opt):
     "The protocol's settings written to the folder, if it has none or the same. Raises `ValueError` for others, and for what cannot be."
     keys = "budget data rate valid pictures window crop batch scenes sem threads workers".split()
@@ -377,6 +379,7 @@ def _settled(opt):
     with whole(file) as half: half.write_text(json.dumps(s, indent=1))
     return s
 
+# %% ../nbs/15g_compare.ipynb #6182c9ef
 def compare(args=None):
     "The command sginet-compare."
     opt = _options().parse_args(args)

@@ -159,7 +159,7 @@ def conv(parts, weight, bias=None, stride=1, dilation=1, relu=False, over=False)
 # %% ../nbs/08a_fast.ipynb #e7bbf725
 def moments(z):
     "Mean and variance of each channel of one picture `1×c×H×W`, channels last. Float32 sums over some thousand values, put together in float64: over a million, they would drift."
-    parts = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]).split(max(1, 2**16 // z.shape[1]))
+    parts = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]).split(max(1, 2**17 // z.shape[1]))
     def sums(parts): return zip(*((m := p.mean(0), (p - m).square_().sum(0)) for p in parts))
     means, within = (torch.stack(sum(t, ())) for t in zip(*spread(sums, shares(parts))))
     within = within.double().sum(0)

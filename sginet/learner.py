@@ -17,6 +17,7 @@ from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner, Metric, ValueMetric
 from fastai.optimizer import Adam
+from fastcore.basics import patch
 from fastcore.foundation import L
 
 from . import fast
@@ -46,29 +47,33 @@ class SGINetCallback(Callback):
         self.learn.loss_func.weights["csd"] = self.csd_weight if self.train_iter >= self.csd_from else 0
 
     def before_train(self): self.sums, self.skipped = {}, 0  # of each term, its sum and in how many batches it was computed
-    def after_loss(self):
-        if not self.training: return
-        loss = mean_over_processes(self.learn.loss_grad.detach())
-        if not loss.item() <= self.limit: self._leave_out(loss.item())  # also when it is NaN
-        self.in_a_row = 0
-        for k, v in {**self.learn.loss_func.terms, "total": loss}.items():
-            s, n = self.sums.get(k, (0, 0))
-            self.sums[k] = s + v, n + 1
-
-    def _leave_out(self, loss):
-        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-        total, n = self.sums.get("total", (0, 1))
-        self.learn.loss = torch.zeros_like(self.learn.loss) + total / n  # or the recorder's mean stays NaN
-        names = ", ".join(self.dl.names(self.iter)) if hasattr(self.dl, "names") else "unknown files"
-        said = f"epoch {self.epoch}, batch {self.iter}: the loss is {loss:g}, allowed {self.limit:.3g}; skipped: {names}"
-        if self.in_a_row >= self.stop: raise TrainingError(f"{said}\n{self.stop} batches in a row were skipped: the weights are beyond recovery; a lower learning rate, or clipping, may help")
-        print(said, flush=True)
-        raise CancelBatchException
 
     def after_train(self):
         if not self.sums: return
         self.learn.terms = {k: mean_over_processes(s).item() / n for k, (s, n) in self.sums.items()}
         self.limit = self.skip * max(abs(self.learn.terms["total"]), 1e-3)
+
+# %% ../nbs/12_learner.ipynb #a2a79e64
+@patch
+def after_loss(self: SGINetCallback):
+    if not self.training: return
+    loss = mean_over_processes(self.learn.loss_grad.detach())
+    if not loss.item() <= self.limit: self._leave_out(loss.item())  # also when it is NaN
+    self.in_a_row = 0
+    for k, v in {**self.learn.loss_func.terms, "total": loss}.items():
+        s, n = self.sums.get(k, (0, 0))
+        self.sums[k] = s + v, n + 1
+
+@patch
+def _leave_out(self: SGINetCallback, loss):
+    self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+    total, n = self.sums.get("total", (0, 1))
+    self.learn.loss = torch.zeros_like(self.learn.loss) + total / n  # or the recorder's mean stays NaN
+    names = ", ".join(self.dl.names(self.iter)) if hasattr(self.dl, "names") else "unknown files"
+    said = f"epoch {self.epoch}, batch {self.iter}: the loss is {loss:g}, allowed {self.limit:.3g}; skipped: {names}"
+    if self.in_a_row >= self.stop: raise TrainingError(f"{said}\n{self.stop} batches in a row were skipped: the weights are beyond recovery; a lower learning rate, or clipping, may help")
+    print(said, flush=True)
+    raise CancelBatchException
 
 # %% ../nbs/12_learner.ipynb #8ceedbc6
 class FastaiLoss(SGINetLoss):

@@ -10,6 +10,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 
 from .core import IGNORE, check_batch
 from .losses import ssim_map
@@ -87,23 +88,27 @@ class SegmentationScore:
                 raise ValueError(f"the {name} holds {v.min()}..{v.max()}, classes are the whole numbers 0..{self.n - 1}")
         self.matrix += torch.bincount(self.n * t.long() + p.long(), minlength=self.n**2).view(self.n, self.n)
 
-    @property
-    def iou(self):
-        "Intersection over union of each class, `n`, float64; NaN for one that occurs in neither map."
-        m = self.matrix.double()
-        return m.diag() / (m.sum(0) + m.sum(1) - m.diag())
-    @property
-    def miou(self):
-        "Mean IoU, 0..1, over the classes that occur in a target or in a prediction."
-        return self.iou.nanmean().item()
-    @property
-    def class_accuracy(self):
-        "Mean over the classes that occur in a target of the share found, 0..1: the paper's PA."
-        return (self.matrix.diag().double() / self.matrix.sum(1)).nanmean().item()
-    @property
-    def pixel_accuracy(self):
-        "Share of counted pixels that are right, 0..1."
-        return (self.matrix.diag().sum().double() / self.matrix.sum()).item()
+# %% ../nbs/11_metrics.ipynb #1357941b
+@patch(as_prop=True)
+def iou(self: SegmentationScore):
+    "Intersection over union of each class, `n`, float64; NaN for one that occurs in neither map."
+    m = self.matrix.double()
+    return m.diag() / (m.sum(0) + m.sum(1) - m.diag())
+
+@patch(as_prop=True)
+def miou(self: SegmentationScore):
+    "Mean IoU, 0..1, over the classes that occur in a target or in a prediction."
+    return self.iou.nanmean().item()
+
+@patch(as_prop=True)
+def class_accuracy(self: SegmentationScore):
+    "Mean over the classes that occur in a target of the share found, 0..1: the paper's PA."
+    return (self.matrix.diag().double() / self.matrix.sum(1)).nanmean().item()
+
+@patch(as_prop=True)
+def pixel_accuracy(self: SegmentationScore):
+    "Share of counted pixels that are right, 0..1."
+    return (self.matrix.diag().sum().double() / self.matrix.sum()).item()
 
 # %% ../nbs/11_metrics.ipynb #7941f200
 # PSNR-Y (dB) and SSIM-Y on test, mIoU and class accuracy (%) on val

@@ -23,7 +23,7 @@ class _Canvas:
     "Colours and face numbers of a scene at twice its size; `classes` and `planes` say what each face is and where."
     def __init__(self, h, w, rng, eye=(0, 1.4, 0)):
         self.eye, self.f = np.array(eye, np.float32), 2.2 * max(h, w)  # focal length as in Cityscapes, 1.1 picture widths
-        self.cx, self.cy = w * rng.uniform(.88, 1.12), h * rng.uniform(.86, .98)  # the vanishing point, near the middle
+        self.cx, self.cy = w * rng.uniform(.88, 1.12), h * rng.uniform(.86, .98)  # the vanishing point, near the middle of the doubled picture, (w, h)
         self.layers = [Image.new(mode, (2 * w, 2 * h)) for mode in ("RGB", "I")]
         self.pens = [ImageDraw.Draw(layer) for layer in self.layers]
         self.classes, self.planes = [CLASSES.index("sky")], [(0, 0, 1 / FAR, FAR, FAR)]

@@ -174,6 +174,7 @@ class RunFolder(Callback):
         except (OSError, RuntimeError) as fault:
             raise TrainingError(f"{self.folder}: epoch {self.epoch} could not be written ({fault}); what was written before it is whole: make room and resume") from fault
 
+# %% ../nbs/12b_training.ipynb #2df85af4
 def _first(dl, n):
     "The first `n` samples (rain, clean) of a loader, each as a batch."
     out = []
@@ -242,7 +243,7 @@ def curves(names, rows):
     groups = {k: v for k, v in groups.items() if v}
     fig = Figure(figsize=(3.2 * len(groups), 2.8), layout="constrained")
     for ax, (title, lines) in zip(fig.subplots(1, len(groups)), groups.items()):
-        for n in lines: ax.plot(epochs, [math.nan if v is None else abs(v) if n == "l_ssim" else v for v in at[n]], marker=".", label=n.replace("l_ssim", "−l_ssim"))
+        for n, line in zip(lines, ("-", "--", ":", "-.", (0, (5, 1))) * 2): ax.plot(epochs, [math.nan if v is None else abs(v) if n == "l_ssim" else v for v in at[n]], marker=".", ls=line, label=n.replace("l_ssim", "−l_ssim"))
         ax.set(title=title, xlabel="epoch", yscale="log" if "loss" in title else "linear"); ax.legend(fontsize=7)
         ax.xaxis.get_major_locator().set_params(integer=True)
     return fig
@@ -334,7 +335,7 @@ def _learner(s, net, dls, say):
     for part in (net.frm, net.sem, net.sim) if s["compile"] else (): part.compile()
     cbs = [Accumulate(s["accumulate"] * s["batch"])] if s["accumulate"] > 1 else []
     learn = sginet_learner(dls, net, vgg, s["weights"], not s["textbook"], s["csd_from"], s["clip"], s["skip"], s["sem_learns"], s["precision"],
-                          quick=False, cbs=cbs, opt_func=optimiser(s, dls.device))  # the plain way: what resuming and several processes are tested on
+                          quick=not s["compile"], cbs=cbs, opt_func=optimiser(s, dls.device))
     if s["best"] == "psnr_release": learn.metrics = learn.metrics + L(PerPicture(psnr_release))
     if s["best"] not in learn.metrics.attrgot("name"): raise ValueError(f"the best model cannot be chosen by {s['best']!r}, but by {', '.join(learn.metrics.attrgot('name'))}")
     return learn
@@ -354,6 +355,12 @@ def _tensorboard(folder):
             if not self.training: return
             for name, value in (("train_loss", self.smooth_loss), ("lr", self.opt.hypers[0]["lr"])): self.writer.add_scalar(name, value, self.train_iter)
     return Board(log_dir=folder / "tensorboard", trace_model=False, log_preds=False)
+
+# %% ../nbs/12b_training.ipynb #7f2ce828
+def _begun(folder):
+    "The settings of a run that was begun."
+    try: return json.loads((folder / "config.json").read_text())["settings"]
+    except (OSError, ValueError, KeyError): raise FileNotFoundError(f"{folder}: no config.json of a run, so there is nothing to resume") from None
 
 # %% ../nbs/12b_training.ipynb #3940e513
 def run_training(
@@ -396,8 +403,3 @@ def run_training(
         finally: learn.first_epoch = 0
     say(f"finished; the best model, of epoch {run.best[1]} with {settings['best']} {run.best[0]:.3f}, is in {folder / 'model'}")
     return learn
-
-def _begun(folder):
-    "The settings of a run that was begun."
-    try: return json.loads((folder / "config.json").read_text())["settings"]
-    except (OSError, ValueError, KeyError): raise FileNotFoundError(f"{folder}: no config.json of a run, so there is nothing to resume") from None

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import anywidget
 import ipywidgets as W
 import traitlets as T
+from fastcore.basics import patch
 
 from . import drawing, states
 from .attribution import METHODS, share_calls
@@ -166,33 +167,39 @@ class Explorer(W.VBox):
         colour = "#8a1c00" if fault else "#333"
         self.status.value = f'<div role="{"alert" if fault else "status"}" style="color:{colour};line-height:1.4">{"<b>Not possible:</b> " if fault else ""}{html.escape(text)}</div>'
 
-    def ask(self, compute=None):
-        "Compute in the worker, then show; faults are said, and what was shown before stays."
-        def job(tick):
-            start = time.perf_counter()
-            try: (compute or self.compute)(tick)()
-            except Stopped: self.say("Stopped.")
-            except Exception as fault: self.say(_plain(fault), fault=True)
-            else: self.say(f"{self.note} (Answered in {time.perf_counter() - start:.1f} s.)")
-        self.note = ""
-        self.say("Computing …")
-        self.worker.ask(job)
-
-    def figure(self):
-        "What is shown at the moment, as a static matplotlib figure."
-        self.worker.wait()
-        shown = [(p.names[i], data) for p in self.pictures for i, data in enumerate((p.left, p.right)) if data]
-        return show_images([drawing.from_png(data) for _, data in shown], [name for name, _ in shown], rows=-(-len(shown) // 2), width=11)
-
-    def _repr_mimebundle_(self, **kwargs):
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return {**bundle, "image/png": base64.b64encode(drawing.figure_png(self.figure(), 80)).decode()}
+# %% ../nbs/14_widgets.ipynb #c07be984
+@patch
+def ask(self: Explorer, compute=None):
+    "Compute in the worker, then show; faults are said, and what was shown before stays."
+    def job(tick):
+        start = time.perf_counter()
+        try: (compute or self.compute)(tick)()
+        except Stopped: self.say("Stopped.")
+        except Exception as fault: self.say(_plain(fault), fault=True)
+        else: self.say(f"{self.note} (Answered in {time.perf_counter() - start:.1f} s.)")
+    self.note = ""
+    self.say("Computing …")
+    self.worker.ask(job)
 
 def _plain(fault):
     "A fault's own words, or its kind and words where it was not foreseen."
     words = str(fault) or type(fault).__name__
     return words if isinstance(fault, (ValueError, MemoryError, FileNotFoundError)) else f"{type(fault).__name__}: {words}"
 
+# %% ../nbs/14_widgets.ipynb #8e37a54c
+@patch
+def figure(self: Explorer):
+    "What is shown at the moment, as a static matplotlib figure."
+    self.worker.wait()
+    shown = [(p.names[i], data) for p in self.pictures for i, data in enumerate((p.left, p.right)) if data]
+    return show_images([drawing.from_png(data) for _, data in shown], [name for name, _ in shown], rows=-(-len(shown) // 2), width=11)
+
+@patch
+def _repr_mimebundle_(self: Explorer, **kwargs):
+    bundle = W.VBox._repr_mimebundle_(self, **kwargs)
+    return {**bundle, "image/png": base64.b64encode(drawing.figure_png(self.figure(), 80)).decode()}
+
+# %% ../nbs/14_widgets.ipynb #f7177069
 def _put(picture, answer):
     "Show both sides of an `Answer`."
     with picture.hold_sync(): picture.left, picture.right, picture.names = drawing.png(answer.left), drawing.png(answer.right), list(answer.names)
@@ -304,43 +311,49 @@ class AttributionExplorer(Explorer):
         self.methods[i] = METHODS[self.kinds[i].value]()
         self.boxes[i].children = [control(self.methods[i], name) for name in self.methods[i].settings()]
 
-    def compute(self, tick):
-        "The picture alone; the answer to the question is another matter."
-        weather = self.weather.snapshot()
-        refined = self.studio.refined(weather)
-        answer = states.Answer(drawing.to_pil(self.studio.scene(weather).rainy), drawing.to_pil(refined), ("rain", "refined"), [])
-        def show():
-            _put(self.picture, answer)
-            self.found, self.note, self.notes.value, self.table.value = [None, None], "Ready for the question.", "", ""
-            for m in self.maps: m.right, m.names = b"", ["", ""]
+# %% ../nbs/14_widgets.ipynb #5ff9b736
+@patch
+def compute(self: AttributionExplorer, tick):
+    "The picture alone; the answer to the question is another matter."
+    weather = self.weather.snapshot()
+    refined = self.studio.refined(weather)
+    answer = states.Answer(drawing.to_pil(self.studio.scene(weather).rainy), drawing.to_pil(refined), ("rain", "refined"), [])
+    def show():
+        _put(self.picture, answer)
+        self.found, self.note, self.notes.value, self.table.value = [None, None], "Ready for the question.", "", ""
+        for m in self.maps: m.right, m.names = b"", ["", ""]
+    return show
+
+# %% ../nbs/14_widgets.ipynb #128217c7
+@patch
+def explain(self: AttributionExplorer):
+    "Ask both methods and for the shares; also what the button does."
+    self.run.disabled, self.halt.disabled, self.progress.value = True, False, 0
+    weather, state, methods = self.weather.snapshot(), self.state.snapshot(), list(self.methods)
+    def compute(tick):
+        def step(n):
+            tick()
+            self.progress.value += n
+        try:
+            inputs = self.studio.inputs(weather)
+            self.progress.max = sum(m.calls(inputs) for m in methods) + share_calls(inputs)
+            for i, m in enumerate(methods):
+                self.found[i] = weather, states.explain(self.studio, weather, state, m, step)
+                self.draw()
+            shares = states.share_out(self.studio, weather, state, step)
+        finally: self.run.disabled, self.halt.disabled = False, True
+        def show(): self.table.value = drawing.table([f"shares of {shares.total:+.3g}", "rain", "coarse", "guidance"], [["exact (Shapley values)", *(f"{v:+.3g}" for v in shares[:3])]])
         return show
+    self.ask(compute)
 
-    def explain(self):
-        "Ask both methods and for the shares; also what the button does."
-        self.run.disabled, self.halt.disabled, self.progress.value = True, False, 0
-        weather, state, methods = self.weather.snapshot(), self.state.snapshot(), list(self.methods)
-        def compute(tick):
-            def step(n):
-                tick()
-                self.progress.value += n
-            try:
-                inputs = self.studio.inputs(weather)
-                self.progress.max = sum(m.calls(inputs) for m in methods) + share_calls(inputs)
-                for i, m in enumerate(methods):
-                    self.found[i] = weather, states.explain(self.studio, weather, state, m, step)
-                    self.draw()
-                shares = states.share_out(self.studio, weather, state, step)
-            finally: self.run.disabled, self.halt.disabled = False, True
-            def show(): self.table.value = drawing.table([f"shares of {shares.total:+.3g}", "rain", "coarse", "guidance"], [["exact (Shapley values)", *(f"{v:+.3g}" for v in shares[:3])]])
-            return show
-        self.ask(compute)
-
-    def draw(self):
-        "Draw what has been found, with the present choice of input and opacity."
-        for m, (weather, found) in ((m, f) for m, f in zip(self.maps, self.found) if f):
-            image, name = states.draw_explained(self.studio, weather, found, self.shown.value, self.opacity.value)
-            with m.hold_sync(): m.right, m.names = drawing.png(drawing.framed(image, found.box)), ["", f"{found.note.split('.')[0]}: {name}"]
-        self.notes.value = "".join(f"<p style='margin:.3em 0;line-height:1.4'>{html.escape(f.note)}</p>" for _, f in filter(None, self.found))
+# %% ../nbs/14_widgets.ipynb #01d7b7f8
+@patch
+def draw(self: AttributionExplorer):
+    "Draw what has been found, with the present choice of input and opacity."
+    for m, (weather, found) in ((m, f) for m, f in zip(self.maps, self.found) if f):
+        image, name = states.draw_explained(self.studio, weather, found, self.shown.value, self.opacity.value)
+        with m.hold_sync(): m.right, m.names = drawing.png(drawing.framed(image, found.box)), ["", f"{found.note.split('.')[0]}: {name}"]
+    self.notes.value = "".join(f"<p style='margin:.3em 0;line-height:1.4'>{html.escape(f.note)}</p>" for _, f in filter(None, self.found))
 
 # %% ../nbs/14_widgets.ipynb #725c8a50
 class RunState(states.State):
@@ -349,6 +362,7 @@ class RunState(states.State):
     follow = T.Bool(False).tag(label="follow: read again every 2 seconds", says="while training goes on")
     panel = T.Int(-1, min=-1, max=9999).tag(label="picture", typed=True, says="-1: the newest")
 
+# %% ../nbs/14_widgets.ipynb #5dec4b88
 class TrainingMonitor(Explorer):
     "A run folder's curves and sample pictures, live while training."
     title, intro = "Training", "Watch a training run: the curves in its CSV file, and the pictures that it leaves behind. Start one with <code>sginet-train --out runs/first</code> and give its folder."

@@ -8,6 +8,7 @@ __all__ = ['FusionBlock', 'Encoder', 'Decoder', 'SmallU', 'as_share', 'as_error'
 # %% ../../nbs/15f_rlnet.ipynb #cc99b7d5
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 from torchvision.ops import SqueezeExcitation
 
@@ -124,11 +125,14 @@ class RLNet(Baseline):
         return rain - refined, drawn, layer, share
 
     def picture(self, stages): return stages[0]
-    def loss(self, rain, clean):
-        rain, clean = rain[..., :rain.shape[-2] // 32 * 32, :rain.shape[-1] // 32 * 32], clean[..., :clean.shape[-2] // 32 * 32, :clean.shape[-1] // 32 * 32]
-        derained, drawn, layer, share = self.stages(rain)
-        halves = [F.avg_pool2d(rain - clean, n) for n in (2, 4)]
-        scales = [net(h) for net, h in zip(self.scale, halves)]
-        wanted = [h * (1 + self.theta[1] ** 2 * s) for h, s in zip(halves, scales)]
-        feedback = F.l1_loss(layer, halves[0]) + F.l1_loss(share, as_share(halves[0] - layer, self.theta[0]).detach()) + sum(map(F.l1_loss, drawn, wanted))
-        return F.l1_loss(derained, clean) - ssim(derained, clean, reference=False) + .6 * feedback + .01 * sum(s.square().mean() for s in scales)
+
+# %% ../../nbs/15f_rlnet.ipynb #d0a94590
+@patch
+def loss(self: RLNet, rain, clean):
+    rain, clean = rain[..., :rain.shape[-2] // 32 * 32, :rain.shape[-1] // 32 * 32], clean[..., :clean.shape[-2] // 32 * 32, :clean.shape[-1] // 32 * 32]
+    derained, drawn, layer, share = self.stages(rain)
+    halves = [F.avg_pool2d(rain - clean, n) for n in (2, 4)]
+    scales = [net(h) for net, h in zip(self.scale, halves)]
+    wanted = [h * (1 + self.theta[1] ** 2 * s) for h, s in zip(halves, scales)]
+    feedback = F.l1_loss(layer, halves[0]) + F.l1_loss(share, as_share(halves[0] - layer, self.theta[0]).detach()) + sum(map(F.l1_loss, drawn, wanted))
+    return F.l1_loss(derained, clean) - ssim(derained, clean, reference=False) + .6 * feedback + .01 * sum(s.square().mean() for s in scales)
