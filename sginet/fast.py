@@ -315,9 +315,9 @@ def applies(
     m,     # a module with FRM, SIM and SEM inside
     rain,  # its input
 ):
-    "Whether the fast way may stand in for `m(rain)`: float32 or float64 on a CPU, no autocast, and nobody listening to the modules inside."
+    "Whether the fast way may stand in for `m(rain)`: float32 or float64 on a CPU, no autocast, statistics of the whole picture, and nobody listening to the modules inside."
     cpu = rain.device.type == "cpu" and rain.dtype in (torch.float32, torch.float64) and next(m.parameters()).dtype == rain.dtype
-    return cpu and not torch.is_autocast_enabled("cpu") and not any(c._forward_hooks or c._forward_pre_hooks or c._backward_hooks or c._backward_pre_hooks for c in m.modules() if c is not m)
+    return cpu and not torch.is_autocast_enabled("cpu") and not any(getattr(c, "window", None) for c in m.modules()) and not any(c._forward_hooks or c._forward_pre_hooks or c._backward_hooks or c._backward_pre_hooks for c in m.modules() if c is not m)
 
 # %% ../nbs/08a_fast.ipynb #3c4af7a3
 def folded(layer, norm):

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data import drawn_scenes
+from ..layers import InstanceNorm
 from ..metrics import psnr_y
 from ..model import pad
 
@@ -38,7 +39,7 @@ class Baseline(nn.Module):
 
 # %% ../../nbs/15_baselines.ipynb #2360c822
 COUNTED = {(nn.Conv2d, nn.Linear): lambda m, x, y: y.numel() * (m.weight[0].numel() + (m.bias is not None)),
-           (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d): lambda m, x, y: x.numel() * (2 if m.weight is not None else 1),
+           (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d, InstanceNorm): lambda m, x, y: x.numel() * (2 if getattr(m, "weight", None) is not None else 1),
            (nn.ReLU, nn.LeakyReLU): lambda m, x, y: y.numel(),
            (nn.AvgPool2d, nn.AdaptiveAvgPool2d): lambda m, x, y: x.numel()}  # what a layer `m` costs that makes `y` of `x`
 
