@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import nn
 from torchvision.transforms.functional import center_crop
 from tqdm import tqdm
@@ -252,6 +253,7 @@ def plot(rows):
         for r in rows:
             if r["method"] == ENDS[0]: ax.axhline(r["psnr"], ls=":", color="grey", lw=1)
         ax.set(xlabel=label, xscale="log"); ax.grid(alpha=.3)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.xaxis.set_major_formatter("{x:g}"); ax.xaxis.set_minor_formatter(NullFormatter())
     fig.axes[0].set_ylabel("PSNR-Y, dB"); fig.axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, .5))
     return fig
 
