@@ -131,7 +131,9 @@ def training_step(way, device="cpu", width=32, sem="pspnet101", batch=1):
     "A function of height and width: the gradients of one batch of noise, in one of the `ways`."
     model = SGINet(width, sem).train().to(device)
     model.sem.requires_grad_(False)
-    with warnings.catch_warnings(action="ignore"): loss = SGINetLoss(model.sem, vgg16_features()).to(device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a random VGG: only its cost counts here
+        loss = SGINetLoss(model.sem, vgg16_features()).to(device)
     if way != "plain": model.to(memory_format=torch.channels_last), loss.to(memory_format=torch.channels_last)
     if way == "fast":
         model.quick, loss.sem, loss.perceptual.vgg = True, [partial(fast.sem, model.sem)], fast.frozen_convs(loss.perceptual.vgg)
