@@ -140,6 +140,7 @@ def training_step(way, device="cpu", width=32, sem="pspnet101", batch=1):
     if way == "compiled":
         for part in (model.frm, model.sem, model.sim, loss.perceptual): part.compile(dynamic=False)
     def step(height, width_px):
+        fast.keep_memory(way == "fast")  # as sginet-train does
         clean = torch.rand(batch, 3, height, width_px, device=device)
         rain = (clean + .3 * torch.rand_like(clean)).clamp(0, 1)
         model.zero_grad(set_to_none=True)

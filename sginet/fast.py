@@ -5,10 +5,13 @@
 # %% auto #0
 __all__ = ['tile_matrices', 'shares', 'spread', 'tiled_conv', 'tiles_pay', 'conv', 'moments', 'normalise_', 'conv_grads', 'cig',
            'frm', 'sim', 'applies', 'folded', 'frozen', 'run', 'shifted', 'sem', 'winners', 'FrozenConv',
-           'frozen_convs']
+           'frozen_convs', 'keep_memory']
 
 # %% ../nbs/08a_fast.ipynb #c25a4131
+import ctypes
 import os
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -73,9 +76,11 @@ def _tiles(band, x, size, r, q):
 def _groups(grid, channels):
     "The first rows of the bands, and how many tiles a group has down and across."
     p, (h, w) = grid.shape[:3].numel(), grid.shape[3:5]
+    down, across = -(-h // 4), -(-w // 4)
+    if p * down * across <= 128 * torch.get_num_threads(): return range(1), down, across  # one group, on which all threads work
     goal = 128 if 512 < channels <= 2048 else 64  # more where the weights do not fit into the cache, fewer where the tiles do not either
-    cols = min(-(-w // 4), max(1, goal // p))
-    rows = min(-(-h // 4), max(1, goal // (p * cols)))
+    cols = min(across, max(1, goal // p))
+    rows = min(down, max(1, goal // (p * cols)))
     return range(0, h, 4 * rows), rows, cols
 
 def _put(tiles, place):
@@ -86,34 +91,55 @@ def _put(tiles, place):
     else: place.copy_(tiles.flatten(3, 4).flatten(4, 5)[:, :, :, :h, :w])
 
 # %% ../nbs/08a_fast.ipynb #4709f613
-def _sizes(u, n): return [36 * n * u.shape[1], 36 * n * u.shape[1], 36 * n * u.shape[2], 16 * n * u.shape[2]]
+_local = threading.local()
+
+def _scratch(name, *sizes):
+    "Tensors of so many float32 numbers in memory that stays; good until the next call with that name in this thread. The system hands out new memory page by page, which can take longer than the work."
+    kept = _local.__dict__
+    if name not in kept or kept[name].numel() < sum(sizes):
+        with torch.inference_mode(False): kept[name] = torch.empty(sum(sizes))
+    return kept[name][:sum(sizes)].split(sizes)
+
+def _weights(weight, back):
+    "The weights transformed, `36×C×K`, or turned around for the way back, `36×K×C`; in scratch memory."
+    (k, c), g = weight.shape[:2], tile_matrices()[1]
+    u = torch.mm(g.flip(1) if back else g, weight.permute(2, 3, 0, 1).reshape(9, -1), out=_scratch("weights", 36 * k * c)[0].view(36, -1)).view(36, k, c)
+    return u if back else u.transpose(1, 2)
 
 def _group(band, x, r, q, u, room):
     "The outputs of r×q tiles of a band from column x on, `4×4×pictures×r×q×K`, with the transformed weights `u`, computed in `room`."
     (B, _, A), (_, c, k), p = tile_matrices(), u.shape, band.shape[:3].numel()
-    gathered, v, products, out = (a[:n] for a, n in zip(room, _sizes(u, p * r * q)))
+    n = p * r * q
+    gathered, v, products, out = (a[:m] for a, m in zip(room, (36 * n * c, 36 * n * c, 36 * n * k, 16 * n * k)))
     gathered = gathered.view(6, 6, p, r, q, c).copy_(_tiles(band, x, 6, r, q)).view(36, -1)
     v = torch.mm(B, gathered, out=v.view(36, -1)).view(36, -1, c)
     products = torch.bmm(v, u, out=products.view(36, -1, k)).view(36, -1)
     return torch.mm(A, products, out=out.view(16, -1)).view(4, 4, *band.shape[:3], r, q, k)
 
+# %% ../nbs/08a_fast.ipynb #4709f614
 def tiled_conv(
     parts,       # tensors N×c×H×W, float32: the convolution is over all their channels
     weight,      # K×C×3×3
     dilation=1,  # divides H and W; the padding is the same
     bias=None, relu=False,
     over=False,  # write the result over the first K channels of the first part, which is channels last
+    back=False,  # the way back of that convolution, from K channels to C, as a gradient goes it
 ):
     "The 3×3 convolution of the concatenated parts, stride 1, with a quarter of the multiplications: `N×K×H×W`, channels last."
-    k, c = weight.shape[:2]
-    u = (tile_matrices()[1] @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, c, k)
+    c, k = weight.shape[:2] if back else weight.shape[1::-1]
+    if c * k > 2**18 and not over:  # transformed, the weights would be larger than all else: in parts
+        pieces, out = [p for part in parts for p in part.split(2**18 // k, 1)], 0
+        for p, w in zip(pieces, weight.split([p.shape[1] for p in pieces], 0 if back else 1)): out = tiled_conv([p], w, dilation, back=back).add_(out)
+        if bias is not None: out += bias.view(-1, 1, 1)
+        return out.relu_() if relu else out
     out = parts[0][:, :k] if over else torch.empty((len(parts[0]), k, *parts[0].shape[2:]), device=weight.device, memory_format=torch.channels_last)
     sources, target = [_grid(p, dilation) for p in parts], _grid(out, dilation)
-    (h, w), (tops, rows, cols) = target.shape[3:5], _groups(target, c + k)
+    (h, w), (tops, rows, cols), u = target.shape[3:5], _groups(target, c + k), _weights(weight, back)
     parts = shares(tops)
     borders = {part[0]: _band(sources, part[0] - 1, 2) for part in parts} if over else {}  # as they were before anything was written
     def work(tops):
-        band, room = None, list(map(out.new_empty, _sizes(u, target.shape[:3].numel() * rows * cols)))  # for all groups
+        band, n = None, target.shape[:3].numel() * rows * cols
+        room = _scratch("tiles", 36 * n * c, 36 * n * c, 36 * n * k, 16 * n * k)
         for y in tops:
             r, last = min(rows, -(-(h - y) // 4)), band
             band = _band(sources, y - 1, 4 * r + 2)
@@ -139,15 +165,15 @@ def tiles_pay(
     if x.device.type != "cpu" or x.dtype != torch.float32 or size != 3 or stride != 1 or h % dilation or w % dilation: return False
     n, h, w = len(x) * h * w, h // dilation, w // dilation
     waste = 16 * -(-h // 4) * -(-w // 4) / (h * w)  # tiles that reach over the edge
-    weights = (15000 if 144 * k * c > 2**25 else 4000) / n
-    return waste * (400 / k + 180 / c + 6) + weights < 14
+    return waste * (400 / k + 180 / c + 6) + 3000 / n < 14
 
 # %% ../nbs/08a_fast.ipynb #a7bd985f
-def conv(parts, weight, bias=None, stride=1, dilation=1, relu=False, over=False):
-    "The convolution of the concatenated parts with padding that keeps the size (at stride 1); see `tiled_conv`. With `over`, the result may lie in the first part."
-    if tiles_pay(parts[0], weight, stride, dilation):
+def conv(parts, weight, bias=None, stride=1, dilation=1, relu=False, over=False, back=False):
+    "The convolution of the concatenated parts with padding that keeps the size (at stride 1), or its way back; see `tiled_conv`. With `over`, the result may lie in the first part."
+    if tiles_pay(parts[0], weight.transpose(0, 1) if back else weight, stride, dilation):
         over = over and parts[0].shape[1] >= len(weight) and parts[0].is_contiguous(memory_format=torch.channels_last)
-        return tiled_conv(parts, weight, dilation, bias, relu, over)
+        return tiled_conv(parts, weight, dilation, bias, relu, over, back)
+    if back: weight = weight.flip(2, 3).transpose(0, 1)
     out, size = None, weight.shape[-1]
     for x, w in zip(parts, weight.split([p.shape[1] for p in parts], 1)):
         b = bias if out is None else None
@@ -179,25 +205,27 @@ def normalise_(y, half=False):
     return torch.stack(inverse)
 
 # %% ../nbs/08a_fast.ipynb #95c92b8e
-def _backwards(weight): return weight.flip(2, 3).transpose(0, 1)  # the convolution that brings a gradient back
-
 def _weight_grad(x, g, weight):
     "By tiles: the gradient of a convolution with respect to `weight`."
     (k, c), (B, G, A) = weight.shape[:2], tile_matrices()
     xs, gs = [_grid(x, 1)], [_grid(g, 1)]
     (h, w), (tops, rows, cols) = xs[0].shape[3:5], _groups(xs[0], c + k)
     def work(tops):
-        total = x.new_zeros(36, c, k)
+        n = len(x) * rows * cols
+        total, *room = _scratch("tiles", 36 * c * k, 36 * n * c, 16 * n * k, 36 * n * c, 36 * n * k)
+        total = total.view(36, c, k).zero_()
         for y in tops:
             r = min(rows, -(-(h - y) // 4))
             a, b = _band(xs, y - 1, 4 * r + 2), _band(gs, y, 4 * r)
             for left in range(0, w, 4 * cols):
                 q = min(cols, -(-(w - left) // 4))
-                v, m = B @ _tiles(a, left, 6, r, q).reshape(36, -1), A.T @ _tiles(b, left + 1, 4, r, q).reshape(16, -1)
-                total.baddbmm_(v.view(36, -1, c).transpose(1, 2), m.view(36, -1, k))
-        return total
-    total = sum(spread(work, shares(tops)))
-    return (G.T @ total.view(36, -1)).view(3, 3, c, k).permute(3, 2, 0, 1)
+                n = len(x) * r * q
+                tx, tg, v, m = (t[:s].view(d, -1) for t, s, d in zip(room, (36 * n * c, 16 * n * k, 36 * n * c, 36 * n * k), (36, 16, 36, 36)))
+                tx.view(6, 6, len(x), r, q, c).copy_(_tiles(a, left, 6, r, q)), tg.view(4, 4, len(x), r, q, k).copy_(_tiles(b, left + 1, 4, r, q))
+                torch.mm(B, tx, out=v), torch.mm(A.T, tg, out=m)
+                total.baddbmm_(v.view(36, n, c).transpose(1, 2), m.view(36, n, k))
+        return G.T @ total.view(36, -1)
+    return sum(spread(work, shares(tops))).view(3, 3, c, k).permute(3, 2, 0, 1)
 
 def conv_grads(
     x, g,        # input, and the gradient of the output
@@ -208,7 +236,7 @@ def conv_grads(
     tiled, back = tiles_pay(x, weight), need and tiles_pay(g, weight.transpose(0, 1))
     pad = 2 * [weight.shape[-1] // 2]
     dx, dw, _ = torch.ops.aten.convolution_backward(g, x, weight, None, (1, 1), pad, (1, 1), False, (0, 0), 1, (need and not back, not tiled, False))
-    return conv([g], _backwards(weight)) if back else dx, _weight_grad(x, g, weight) if tiled else dw
+    return conv([g], weight, back=True) if back else dx, _weight_grad(x, g, weight) if tiled else dw
 
 # %% ../nbs/08a_fast.ipynb #dce7e28a
 class _CIG(torch.autograd.Function):
@@ -343,7 +371,7 @@ class _Frozen(torch.autograd.Function):
         layer, weight = ctx.layer, folded(ctx.layer, ctx.norm)[0]
         if ctx.saved_tensors[0] is not None: g = g * ctx.saved_tensors[0]
         back = layer.stride[0] == 1 and (weight.shape[-1] == 1 or tiles_pay(g, weight.transpose(0, 1), 1, layer.dilation[0]))
-        dx = conv([g], _backwards(weight), None, 1, layer.dilation[0]) if back else conv2d_input(ctx.shape, weight, g, layer.stride, layer.padding, layer.dilation)
+        dx = conv([g], weight, None, 1, layer.dilation[0], back=True) if back else conv2d_input(ctx.shape, weight, g, layer.stride, layer.padding, layer.dilation)
         return dx, g if ctx.needs_input_grad[1] else None, None, None, None
 
 def frozen(x, layer, norm=None, relu=True, skip=None):
@@ -395,7 +423,7 @@ class _Part(torch.autograd.Function):
     def forward(ctx, x, weight): ctx.weight = weight; return conv([x], weight)
     @staticmethod
     @once_differentiable
-    def backward(ctx, g): return conv([g], _backwards(ctx.weight)), None
+    def backward(ctx, g): return conv([g], ctx.weight, back=True), None
 
 def _pspnet(m, x):
     for stage in (m.layer0, m.layer1, m.layer2, m.layer3, m.layer4): x = run(stage, x)
@@ -439,3 +467,11 @@ def frozen_convs(layers):
     out = nn.Sequential(*map(quick, layers)).train(layers.training)
     out.source = getattr(layers, "source", "")
     return out
+
+# %% ../nbs/08a_fast.ipynb #6b2e0002
+def keep_memory(on=True):
+    "Let this process keep the memory of tensors that are gone for the next ones, or give it back again as usual; returns whether the C library (glibc) can be told."
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None: return False
+    trim, mmap = (-1, 2**30) if on else (2**26, 2**25)  # never, and hardly ever; or what glibc itself ends up with after large tensors
+    return all(mallopt(option, value) for option, value in ((-1, trim), (-3, mmap)))  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h

@@ -37,7 +37,7 @@ from fastcore.basics import patch
 from matplotlib.figure import Figure
 from torch import distributed
 
-from . import __version__, core
+from . import __version__, core, fast
 from .core import whole
 from .data import rain_dls
 from .learner import PerPicture, TrainingError, psnr_release, sginet_learner
@@ -333,6 +333,7 @@ def _learner(s, net, dls, say):
     say(f"the perceptual loss uses {vgg.source}" if vgg else "no perceptual loss")
     if s["channels_last"]: net.to(memory_format=torch.channels_last)
     for part in (net.frm, net.sem, net.sim) if s["compile"] else (): part.compile()
+    if dls.device.type == "cpu" and not IN_NOTEBOOK: fast.keep_memory()
     cbs = [Accumulate(s["accumulate"] * s["batch"])] if s["accumulate"] > 1 else []
     learn = sginet_learner(dls, net, vgg, s["weights"], not s["textbook"], s["csd_from"], s["clip"], s["skip"], s["sem_learns"], s["precision"],
                           quick=not s["compile"], cbs=cbs, opt_func=optimiser(s, dls.device))

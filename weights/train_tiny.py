@@ -62,7 +62,7 @@ def augmented(images, maps, size, rng):
 
 # side of the crops (480: whole pictures), pictures a batch, epochs, learning rate, weight of the perceptual loss. Last on whole pictures,
 # whose statistics are what the norms will see in use, and at the end without the features of a random VGG, which pixels can do without
-STAGES = (128, 8, 24, 2e-3, .05), (480, 1, 3, 1e-3, .05), (480, 1, 5, 1.5e-3, 0)
+STAGES = (128, 8, 24, 2e-3, .05), (480, 1, 3, 1e-3, .05), (480, 1, 5, 1.5e-3, 0), (480, 1, 8, 1.5e-3, 0)
 # on a random VGG, features are worth less than pixels
 WEIGHTS = dict(ssim=1, perceptual=.05, csd=.2, residual=.02, pixel=.3)
 
@@ -84,7 +84,7 @@ def derain_learner(args):
     torch.manual_seed(args.seed)
     dls = rain_dls(args.data, "any", num_workers=1)
     dls.rng.seed(args.seed)
-    learn = sginet_learner(dls, SGINet(8, sem, "scaled", "half"), vgg16_features(width=16), WEIGHTS, csd_from=0,
+    learn = sginet_learner(dls, SGINet(8, sem, "scaled", "half"), vgg16_features(width=16), WEIGHTS, csd_from=0, quick=False,
                            opt_func=partial(Adam, decouple_wd=True), wd=1e-4)
     learn.model.to(memory_format=torch.channels_last)
     for part in (learn.model.frm, learn.model.sem, learn.model.sim, learn.loss_func.perceptual): in_bfloat16(part)
