@@ -78,7 +78,7 @@ def _groups(grid, channels):
     p, (h, w) = grid.shape[:3].numel(), grid.shape[3:5]
     down, across = -(-h // 4), -(-w // 4)
     if p * down * across <= 128 * torch.get_num_threads(): return range(1), down, across  # one group, on which all threads work
-    goal = 128 if 512 < channels <= 2048 else 64  # more where the weights do not fit into the cache, fewer where the tiles do not either
+    goal = 128 if channels > 512 else 64  # more where the weights do not fit into the cache
     cols = min(across, max(1, goal // p))
     rows = min(down, max(1, goal // (p * cols)))
     return range(0, h, 4 * rows), rows, cols
@@ -91,14 +91,14 @@ def _put(tiles, place):
     else: place.copy_(tiles.flatten(3, 4).flatten(4, 5)[:, :, :, :h, :w])
 
 # %% ../nbs/08a_fast.ipynb #4709f613
-_local = threading.local()
+_rooms = {}
 
 def _scratch(name, *sizes):
     "Tensors of so many float32 numbers in memory that stays; good until the next call with that name in this thread. The system hands out new memory page by page, which can take longer than the work."
-    kept = _local.__dict__
-    if name not in kept or kept[name].numel() < sum(sizes):
-        with torch.inference_mode(False): kept[name] = torch.empty(sum(sizes))
-    return kept[name][:sum(sizes)].split(sizes)
+    room, n = _rooms.get((name, threading.get_ident())), sum(sizes)
+    if room is None or room.numel() < n:
+        with torch.inference_mode(False): room = _rooms[name, threading.get_ident()] = torch.empty(n)
+    return room[:n].split(sizes)
 
 def _weights(weight, back):
     "The weights transformed, `36×C×K`, or turned around for the way back, `36×K×C`; in scratch memory."
@@ -208,6 +208,7 @@ def normalise_(y, half=False):
 def _weight_grad(x, g, weight):
     "By tiles: the gradient of a convolution with respect to `weight`."
     (k, c), (B, G, A) = weight.shape[:2], tile_matrices()
+    if (part := 2**18 // k) < c: return torch.cat([_weight_grad(p, g, w) for p, w in zip(x.split(part, 1), weight.split(part, 1))], 1)  # as in tiled_conv
     xs, gs = [_grid(x, 1)], [_grid(g, 1)]
     (h, w), (tops, rows, cols) = xs[0].shape[3:5], _groups(xs[0], c + k)
     def work(tops):
@@ -301,6 +302,7 @@ def _features_in_place(m, x):
 
 def frm(m, rain):
     "What the FRM `m` makes of `rain`, `N×3×H×W` in 0..1."
+    if not torch.is_grad_enabled(): _rooms.clear()  # here the memory is needed for other things
     x = (255 * rain / contrast(rain, m.output)).contiguous(memory_format=torch.channels_last)
     y = (_features if torch.is_grad_enabled() else _features_in_place)(m, x)
     return image_from(conv([y], m.d4.weight, m.d4.bias), rain, m.output)
@@ -328,6 +330,7 @@ def _up(level, *xs):
 
 def sim(m, rain, coarse, classes):
     "What the SIM `m` makes of rain and coarse (`N×3×H×W`, 0..1) and guidance (`N×1×H×W`); H and W as there."
+    if not torch.is_grad_enabled(): _rooms.clear()
     gain, nhwc = 255 / contrast(coarse, m.output), dict(memory_format=torch.channels_last)
     x, s, semantics = (torch.cat([rain, coarse], 1) * gain).contiguous(**nhwc), torch.cat([gain * coarse, classes], 1).contiguous(**nhwc), []
     for encode, interact in zip(m.encoder, m.sie):

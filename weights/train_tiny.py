@@ -60,9 +60,9 @@ def augmented(images, maps, size, rng):
     return torch.cat(xs), torch.cat(ys)
 
 
-# side of the crops (480: whole pictures), pictures a batch, epochs, learning rate, weight of the perceptual loss. Last on whole pictures,
-# whose statistics are what the norms will see in use, and at the end without the features of a random VGG, which pixels can do without
-STAGES = (128, 8, 24, 2e-3, .05), (480, 1, 3, 1e-3, .05), (480, 1, 5, 1.5e-3, 0), (480, 1, 8, 1.5e-3, 0)
+# side of the crops (480: whole pictures), pictures a batch, epochs, learning rate, and what differs from WEIGHTS. Last on whole pictures, whose
+# statistics are what the norms will see in use, and without the features of a random VGG, which pixels can do without (see levers.py)
+STAGES = ((128, 8, 24, 2e-3, {}), (480, 1, 3, 1e-3, {}), (480, 1, 5, 1.5e-3, dict(perceptual=0)), (480, 1, 6, 1.5e-3, dict(perceptual=0, ssim=3)))
 # on a random VGG, features are worth less than pixels
 WEIGHTS = dict(ssim=1, perceptual=.05, csd=.2, residual=.02, pixel=.3)
 
@@ -92,13 +92,8 @@ def derain_learner(args):
 
 
 class EveryEpoch(Callback):
-    """Average the weights, and write model, average and optimiser after each epoch."""
-    def __init__(self, file, stage, start, average): self.file, self.stage, self.start, self.average = file, stage, start, average
-
-    def after_step(self):
-        with torch.no_grad():  # over about the last 300 steps
-            for name, p in self.model.named_parameters():
-                if p.requires_grad: self.average.setdefault(name, p.clone()).lerp_(p, 1 / 300)
+    """Write model and optimiser after each epoch."""
+    def __init__(self, file, stage, start): self.file, self.stage, self.start = file, stage, start
 
     def before_epoch(self): self.began = time.time()
 
@@ -106,33 +101,33 @@ class EveryEpoch(Callback):
         if self.epoch < self.start: return  # fastai only skips through what an earlier run has done
         opt = self.opt.state_dict()  # in plain types, so that it can be read as weights only
         opt = dict(state=list(opt["state"]), hypers=[{k: float(v) if isinstance(v, np.generic) else v for k, v in h.items()} for h in opt["hypers"]])
-        save(self.file, model=self.model.state_dict(), average=self.average, opt=opt, stage=self.stage, epoch=self.epoch + 1)
+        save(self.file, model=self.model.state_dict(), opt=opt, stage=self.stage, epoch=self.epoch + 1)
         terms = " ".join(f"{k} {v:.3f}" for k, v in self.learn.terms.items())
         print(f"stage {self.stage} epoch {self.epoch + 1}/{self.n_epoch} {terms} {time.time() - self.began:.0f} s", flush=True)
 
 
 def train_derain(args):
     """FRM and SIM with rain made on the fly, in stages of growing crops, one cycle each; goes on after a stop from the last epoch."""
-    learn, file, done, average = derain_learner(args), args.out / "derain.pt", (0, 0), {}
+    learn, file, done = derain_learner(args), args.out / "derain.pt", (0, 0)
     learn.create_opt()
     if file.exists():
         state = torch.load(file)
         learn.model.load_state_dict(state["model"]), learn.opt.load_state_dict(state["opt"])
-        average, done = state["average"], (state["stage"], state["epoch"])
+        done = state["stage"], state["epoch"]
     learn.remove_cb(Recorder)
     learn.dls.loaders[1] = []  # whole pictures are scored once, by the last step
-    for stage, (size, batch, epochs, lr, perceptual) in enumerate(STAGES):
+    for stage, (size, batch, epochs, lr, weights) in enumerate(STAGES):
         if (stage, epochs) <= done: continue
         start = done[1] if stage == done[0] else 0
-        learn.dls.train.size, learn.dls.train.bs, learn.loss_func.weights["perceptual"] = size, batch, perceptual
+        learn.dls.train.size, learn.dls.train.bs, learn.loss_func.weights = size, batch, WEIGHTS | weights
         with learn.no_bar(), learn.no_logging():
-            learn.fit_one_cycle(epochs, lr, start_epoch=start, cbs=EveryEpoch(file, stage, start, average), pct_start=.1)
+            learn.fit_one_cycle(epochs, lr, start_epoch=start, cbs=EveryEpoch(file, stage, start), pct_start=.1)
 
 
 def ship(args):
     """Halve the precision, score on all of val what was written, and put model and card into the folder of the shipped model, last of all."""
     state, model = torch.load(args.out / "derain.pt"), SGINet(8, "small", "scaled", "half")
-    model.load_state_dict(state["model"] | state["average"])
+    model.load_state_dict(state["model"])
     new = args.out / "tiny"
     model.half().save_pretrained(new)
     write_card(new, **facts(SGINet.from_pretrained(new), args))
