@@ -333,7 +333,7 @@ def _learner(s, net, dls, say):
     say(f"the perceptual loss uses {vgg.source}" if vgg else "no perceptual loss")
     if s["channels_last"]: net.to(memory_format=torch.channels_last)
     for part in (net.frm, net.sem, net.sim) if s["compile"] else (): part.compile()
-    if dls.device.type == "cpu" and not IN_NOTEBOOK: fast.keep_memory()
+    if torch.device(dls.device).type == "cpu" and not IN_NOTEBOOK: fast.keep_memory()
     cbs = [Accumulate(s["accumulate"] * s["batch"])] if s["accumulate"] > 1 else []
     learn = sginet_learner(dls, net, vgg, s["weights"], not s["textbook"], s["csd_from"], s["clip"], s["skip"], s["sem_learns"], s["precision"],
                           quick=not s["compile"], cbs=cbs, opt_func=optimiser(s, dls.device))

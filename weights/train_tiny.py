@@ -62,7 +62,8 @@ def augmented(images, maps, size, rng):
 
 # side of the crops (480: whole pictures), pictures a batch, epochs, learning rate, and what differs from WEIGHTS. Last on whole pictures, whose
 # statistics are what the norms will see in use, and without the features of a random VGG, which pixels can do without (see levers.py)
-STAGES = ((128, 8, 24, 2e-3, {}), (480, 1, 3, 1e-3, {}), (480, 1, 5, 1.5e-3, dict(perceptual=0)), (480, 1, 6, 1.5e-3, dict(perceptual=0, ssim=3)))
+STAGES = ((128, 8, 24, 2e-3, {}), (480, 1, 3, 1e-3, {}), (480, 1, 5, 1.5e-3, dict(perceptual=0)),
+          (480, 1, 6, 1.5e-3, dict(perceptual=0, ssim=3, pixel=.9, residual=.01)))
 # on a random VGG, features are worth less than pixels
 WEIGHTS = dict(ssim=1, perceptual=.05, csd=.2, residual=.02, pixel=.3)
 
