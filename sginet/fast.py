@@ -184,14 +184,13 @@ def conv(parts, weight, bias=None, stride=1, dilation=1, relu=False, over=False,
 
 # %% ../nbs/08a_fast.ipynb #e7bbf725
 def moments(z):
-    "Mean and variance of each channel of one picture `1×c×H×W`, channels last. Float32 sums over some thousand values, put together in float64: over a million, they would drift."
-    parts = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]).split(max(1, 2**17 // z.shape[1]))
-    def sums(parts): return zip(*((m := p.mean(0), (p - m).square_().sum(0)) for p in parts))
-    means, within = (torch.stack(sum(t, ())) for t in zip(*spread(sums, shares(parts))))
-    within = within.double().sum(0)
-    n, means = torch.tensor([[len(p)] for p in parts], device=z.device).double(), means.double()
+    "Mean and variance of each channel of one picture `1×c×H×W`, channels last. Float32 sums over a thousand values, put together in float64: over a million, they would drift."
+    parts = z.permute(0, 2, 3, 1).reshape(1, -1, 1, z.shape[1]).permute(0, 3, 1, 2).split(1024, 2)
+    def stats(parts): return zip(*(torch.batch_norm_update_stats(p, None, None, 0.) for p in parts))
+    means, variances = (torch.stack(sum(t, ())).double() for t in zip(*spread(stats, shares(parts))))
+    n = torch.tensor([[p.shape[2]] for p in parts], device=z.device).double()
     mean = (n * means).sum(0) / n.sum()
-    return mean.to(z.dtype), ((within + (n * (means - mean).square()).sum(0)) / n.sum()).to(z.dtype)
+    return mean.to(z.dtype), ((n * (variances + (means - mean).square())).sum(0) / n.sum()).to(z.dtype)
 
 def normalise_(y, half=False):
     "Instance norm of the channels (of their first half) in place; returns 1/σ, `N×c`."
