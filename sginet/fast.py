@@ -255,9 +255,12 @@ class _CIG(torch.autograd.Function):
     def backward(ctx, g, _):
         weight, y, inverse, *kept = ctx.saved_tensors
         g, c = torch.ops.aten.gelu_backward(g, y).contiguous(memory_format=torch.channels_last), inverse.shape[1]
-        for one, z, inv in zip(g.split(1), y.split(1), inverse):  # through the norm; y has mean 0 and deviation 1 by now
+        through = []
+        for one, z, inv in zip(g.split(1), y.split(1), inverse):  # the norm; y has mean 0 and deviation 1 by now
             part, z = (t[:, :c].contiguous(memory_format=torch.channels_last) for t in (one, z))
-            one[:, :c] = torch.ops.aten.native_batch_norm_backward(part, z, inv, None, None, torch.zeros_like(inv), torch.ones_like(inv), True, 1e-5, [True, False, False])[0]
+            through += torch.ops.aten.native_batch_norm_backward(part, z, inv, None, None, torch.zeros_like(inv), torch.ones_like(inv), True, 1e-5, [True, False, False])[:1]
+            if ctx.half or len(g) > 1: one[:, :c] = through.pop()
+        g = through[0] if through else g
         bias = g.new_zeros(len(weight))
         if ctx.half: bias[c:] = g[:, c:].sum((0, 2, 3))  # in front of a norm, the gradient of a bias is 0
         of_weights, of_parts = [], []
