@@ -414,6 +414,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'sginet.fast._pool': ('fast.html#_pool', 'sginet/fast.py'),
                              'sginet.fast._pspnet': ('fast.html#_pspnet', 'sginet/fast.py'),
                              'sginet.fast._put': ('fast.html#_put', 'sginet/fast.py'),
+                             'sginet.fast._release': ('fast.html#_release', 'sginet/fast.py'),
                              'sginet.fast._scratch': ('fast.html#_scratch', 'sginet/fast.py'),
                              'sginet.fast._squashed': ('fast.html#_squashed', 'sginet/fast.py'),
                              'sginet.fast._tiles': ('fast.html#_tiles', 'sginet/fast.py'),

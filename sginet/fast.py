@@ -97,8 +97,16 @@ def _scratch(name, *sizes):
     "Tensors of so many float32 numbers in memory that stays; good until the next call with that name in this thread. The system hands out new memory page by page, which can take longer than the work."
     room, n = _rooms.get((name, threading.get_ident())), sum(sizes)
     if room is None or room.numel() < n:
-        with torch.inference_mode(False): room = _rooms[name, threading.get_ident()] = torch.empty(n)
+        with torch.inference_mode(False): room = _rooms[name, threading.get_ident()] = torch.empty(max(n, 2**23 + 1))  # so large that the C library gives it back at once when it goes; pages never touched take no memory
     return room[:n].split(sizes)
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+def _release(x):
+    "Without gradients, and for a picture `x` that is not small: give back all memory that is kept and not used, before a stage that needs much."
+    if torch.is_grad_enabled() or x.numel() < 2**19: return
+    _rooms.clear()
+    if hasattr(_libc, "malloc_trim"): _libc.malloc_trim(0)
 
 def _weights(weight, back):
     "The weights transformed, `36×C×K`, or turned around for the way back, `36×K×C`; in scratch memory."
@@ -270,6 +278,7 @@ class _CIG(torch.autograd.Function):
             of_parts.append(dx), of_weights.append(dw)
         return torch.cat(of_weights, 1) if len(of_weights) > 1 else dw, bias, None, None, *of_parts
 
+# %% ../nbs/08a_fast.ipynb #dce7e28b
 def _finished_(m, y): normalise_(y, isinstance(m.norm, HalfInstanceNorm)); return torch.ops.aten.gelu_(y)
 
 def cig(
@@ -304,7 +313,7 @@ def _features_in_place(m, x):
 
 def frm(m, rain):
     "What the FRM `m` makes of `rain`, `N×3×H×W` in 0..1."
-    if not torch.is_grad_enabled(): _rooms.clear()  # here the memory is needed for other things
+    _release(rain)
     x = (255 * rain / contrast(rain, m.output)).contiguous(memory_format=torch.channels_last)
     y = (_features if torch.is_grad_enabled() else _features_in_place)(m, x)
     return image_from(conv([y], m.d4.weight, m.d4.bias), rain, m.output)
@@ -332,7 +341,7 @@ def _up(level, *xs):
 
 def sim(m, rain, coarse, classes):
     "What the SIM `m` makes of rain and coarse (`N×3×H×W`, 0..1) and guidance (`N×1×H×W`); H and W as there."
-    if not torch.is_grad_enabled(): _rooms.clear()
+    _release(rain)
     gain, nhwc = 255 / contrast(coarse, m.output), dict(memory_format=torch.channels_last)
     x, s, semantics = (torch.cat([rain, coarse], 1) * gain).contiguous(**nhwc), torch.cat([gain * coarse, classes], 1).contiguous(**nhwc), []
     for encode, interact in zip(m.encoder, m.sie):
@@ -476,7 +485,6 @@ def frozen_convs(layers):
 # %% ../nbs/08a_fast.ipynb #6b2e0002
 def keep_memory(on=True):
     "Let this process keep the memory of tensors that are gone for the next ones, or give it back again as usual; returns whether the C library (glibc) can be told."
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None: return False
+    if not hasattr(_libc, "mallopt"): return False
     trim, mmap = (-1, 2**30) if on else (2**26, 2**25)  # never, and hardly ever; or what glibc itself ends up with after large tensors
-    return all(mallopt(option, value) for option, value in ((-1, trim), (-3, mmap)))  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    return all(_libc.mallopt(option, value) for option, value in ((-1, trim), (-3, mmap)))  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h

@@ -130,6 +130,7 @@ def ship(args):
     state, model = torch.load(args.out / "derain.pt"), SGINet(8, "small", "scaled", "half")
     model.load_state_dict(state["model"])
     new = args.out / "tiny"
+    (new / "card.json").unlink(missing_ok=True)  # of an earlier one, whose checksums would not fit
     model.half().save_pretrained(new)
     write_card(new, **facts(SGINet.from_pretrained(new), args))
     for file in (*FILES, "card.json"): shutil.copy(new / file, SHIPPED / f".{file}"), os.replace(SHIPPED / f".{file}", SHIPPED / file)
