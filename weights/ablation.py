@@ -29,7 +29,7 @@ VARIANTS = {
     "no CSD": "SEM's map, but the CSD loss has the weight 0",
     "no FRM": "there is no coarse picture: SEM and SIM read the rain; CSD and the residual loss, which train FRM, have nothing to train",
 }
-WEIGHTS = dict(ssim=1, perceptual=.05, csd=.2, residual=.02, pixel=.3)  # those of the shipped model
+WEIGHTS = dict(ssim=1, perceptual=.05, csd=.2, residual=.02, pixel=.3)  # with which the shipped model was trained, but for its last stage
 
 
 class WithLabels:
