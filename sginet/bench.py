@@ -29,6 +29,7 @@ from tqdm import tqdm
 import sginet
 from . import fast
 from .core import whole
+from .learner import cpu_has_bfloat16
 from .losses import SGINetLoss, vgg16_features
 from .model import SGINet, free_memory
 
@@ -75,7 +76,7 @@ def ways(
     if kind == "cpu":
         out = dict(plain=parts, fast=(partial(fast.frm, model.frm), partial(fast.winners, model.sem), partial(fast.sim, model.sim)))
         if compiled: out["compiled"] = tuple(map(torch.compile, parts))
-        if compiled and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)(): out["compiled bf16"] = tuple(_autocast(f, kind) for f in out["compiled"])
+        if compiled and cpu_has_bfloat16(): out["compiled bf16"] = tuple(_autocast(f, kind) for f in out["compiled"])
         return out
     last = deepcopy(model).to(memory_format=torch.channels_last)
     out = dict(plain=parts, bf16=tuple(_autocast(f, kind) for f in (last.frm, last.sem, last.sim)))
@@ -151,7 +152,8 @@ def training_step(way, device="cpu", width=32, sem="pspnet101", batch=1):
 
 def training(height, width_px, rounds=2, device="cpu", compiled=False, **options):
     "Seconds, and bytes at the peak above weights, of a training step in each way: a list of rows."
-    known = ("plain", "fast") if torch.device(device).type == "cpu" else ("plain", "bf16", *(["compiled"] if compiled else []))
+    low = torch.device(device).type != "cpu" or cpu_has_bfloat16()
+    known = ("plain", *(["fast"] if torch.device(device).type == "cpu" else []), *(["bf16"] if low else []), *(["compiled"] if low and compiled else []))
     steps = {way: training_step(way, device, **options) for way in known}
     calls, rows = {way: partial(f, height, width_px) for way, f in steps.items()}, []
     for f in calls.values(): f()

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.torch_basics import ItemTransform, Pipeline, default_device
+from fastai.torch_basics import ItemTransform, Pipeline, default_device, rank_distrib
 from PIL import Image
 from tqdm import tqdm
 
@@ -406,7 +406,7 @@ class RainTransform(ItemTransform):
 
     def encodes(self, batch):
         clean, *rest = batch
-        rng = np.random.default_rng(torch.randint(2**62, ()).item())
+        rng = np.random.default_rng([torch.randint(2**62, ()).item(), rank_distrib()])  # all processes of a training have the same seed
         rain = [render(x[None], **_settings(rng, self.rates, self.weather) | self.options).rainy for x in clean]
         return torch.cat(rain), clean, *rest
 

@@ -42,11 +42,14 @@ def one_step(data, batch):
 IN_EACH = LEARNER + """
 from fastai.torch_core import num_distrib, rank_distrib
 from torch import distributed
+from sginet.data import RainTransform
 data, out = sys.argv[1:]
 learn, grads = one_step(data, 2)
 assert num_distrib() == 2 == distributed.get_world_size() and distributed.get_backend() == "gloo"
 state = {k: v.clone() for k, v in learn.model.state_dict().items()}
-torch.save(dict(grads=grads, state=state, values=list(map(float, learn.recorder.values[0][:5]))), f"{out}/rank{rank_distrib()}.pt")
+torch.manual_seed(0)
+rain = RainTransform()((torch.full((1, 3, 64, 96), .3),))[0]
+torch.save(dict(rain=rain, grads=grads, state=state, values=list(map(float, learn.recorder.values[0][:5]))), f"{out}/rank{rank_distrib()}.pt")
 distributed.destroy_process_group()
 """
 # as the command, in a process that reports what it writes
@@ -77,6 +80,7 @@ def test_two_processes_are_one_with_the_double_batch(data, tmp_path):
     first, second = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1))
     assert all(torch.equal(v, second["state"][k]) for k, v in first["state"].items())  # parameters, bit for bit
     assert all(torch.equal(v, second["grads"][k]) for k, v in first["grads"].items())
+    assert not torch.equal(first["rain"], second["rain"])  # made on the batch: another rain in each process, though their seed is one
     assert first["values"][1:] == second["values"][1:]  # metrics are those of all pictures, on both
     space = {}
     exec(LEARNER, space)

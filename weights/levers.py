@@ -23,8 +23,8 @@ CHANGES = dict(
     losses={"as shipped": {}, "without SSIM": dict(ssim=0), "SSIM ×3": dict(ssim=3), "SSIM with the standard constants": dict(reference=False),
             "without pixel": dict(pixel=0), "pixel ×3": dict(pixel=.9), "without residual": dict(residual=0), "residual ×3": dict(residual=.06),
             "without CSD": dict(csd=0), "CSD ×5": dict(csd=1), "with the perceptual loss, random VGG": dict(perceptual=.05)},
-    scratch={"FRM 8, SIM 8": {}, "FRM 10, SIM 6": dict(width=(10, 6)), "FRM 6, SIM 10": dict(width=(6, 10)), "FRM 12, SIM 8": dict(width=(12, 8)),
-             "FRM 8, SIM 12": dict(width=(8, 12)), "rates that rise during training": dict(rising=True)})
+    scratch={"FRM 8, SIM 8": {}, "rates that rise during training": dict(rising=True), "FRM 10, SIM 6": dict(width=(10, 6)), "FRM 6, SIM 10": dict(width=(6, 10)),
+             "FRM 12, SIM 8": dict(width=(12, 8)), "FRM 8, SIM 12": dict(width=(8, 12))})
 
 
 def train(learn, batches, steps, lr):
