@@ -4,6 +4,7 @@ each with the same steps, pictures and rain as its first, and adds a row to RUN/
 RUN is a folder in which `train_tiny.py` has trained; the losses go on from its weights, on whole pictures, the others begin with nothing, on crops.
 """
 import argparse
+import csv
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from train_tiny import WEIGHTS, derain_learner, in_bfloat16
 
-from sginet.compare import Batches, read_csv, write_csv
+from sginet.compare import Batches, write_csv
 from sginet.data import any_weather, labelled_photos
 from sginet.frm import FRM
 from sginet.metrics import psnr_y, ssim_y
@@ -92,7 +93,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     file = args.out / "levers.csv"
-    rows = read_csv(file) if file.exists() else []
+    rows = list(csv.DictReader(file.open(encoding="utf-8", newline=""))) if file.exists() else []
     for group, variants in CHANGES.items():
         for name in variants:
             if any(r["variant"] == name for r in rows): continue
