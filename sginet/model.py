@@ -97,10 +97,9 @@ def free_memory(device):
 def bytes_needed(self: SGINet, height, width):
     "Memory that `derain` is expected to take at its peak, above the weights, for a picture of that size."
     pixels = max(64 * 32, -(-height // 32) * -(-width // 32) * 32**2)
-    c, quick, threads = self.frm.d4.in_channels, fast.applies(self, next(self.parameters())[:1]), min(8, torch.get_num_threads())
+    c, quick, threads = self.frm.d4.in_channels, fast.applies(self, next(self.parameters())[:1]), min(4, torch.get_num_threads())
     if not quick: return int(pixels * (130 * c + 200) + 30e6)
-    each = (26 if c >= 24 else 54) * c + 100  # wide layers of FRM write over their input
-    return int(pixels * each + 30e6 + threads * 10e6 + isinstance(self.sem, PSPNet) * (150e6 + threads * 70e6))
+    return int(pixels * (33 * c + 90) + 30e6 + threads * 20e6 + isinstance(self.sem, PSPNet) * 170e6)  # two tensors of 4c channels
 
 # %% ../nbs/09_model.ipynb #da7a0005
 def guided(
