@@ -22,6 +22,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn.functional as F
 from matplotlib.ticker import LogLocator
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -54,12 +55,13 @@ def spent(f, rounds, device="cpu"):
 
 # %% ../nbs/16b_bench.ipynb #273dc1c5
 def peaks(device="cpu", dtype=torch.float32):
-    "What `device` can do: FLOP/s of a matrix product in `dtype`, and bytes/s of copying."
-    n = 1024 if torch.device(device).type == "cpu" else 8192
+    "What `device` can do: FLOP/s of a matrix product or a 3×3 convolution in `dtype`, whichever has more, and bytes/s of copying."
+    n, shape = (1024, (4, 128, 64, 64)) if torch.device(device).type == "cpu" else (8192, (32, 128, 128, 128))
     a, big = torch.randn(n, n, device=device, dtype=dtype), torch.randn(2**25, device=device)
+    x, w = (torch.randn(s, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last) for s in (shape, (128, 128, 3, 3)))
     to = torch.empty_like(big)
-    t = spent(dict(product=lambda: a @ a, copy=lambda: to.copy_(big)), 5, device)
-    return dict(flops=2 * n**3 / t["product"][1], bytes=8 * big.numel() / t["copy"][1])
+    t = spent(dict(product=lambda: a @ a, convolution=lambda: F.conv2d(x, w, padding=1), copy=lambda: to.copy_(big)), 5, device)
+    return dict(flops=max(2 * n**3 / t["product"][1], 2 * 9 * 128 * x.numel() / t["convolution"][1]), bytes=8 * big.numel() / t["copy"][1])
 
 # %% ../nbs/16b_bench.ipynb #5b1d0003
 def _autocast(f, device):
@@ -157,7 +159,7 @@ def training(height, width_px, rounds=2, device="cpu", compiled=False, **options
     steps = {way: training_step(way, device, **options) for way in known}
     calls, rows = {way: partial(f, height, width_px) for way, f in steps.items()}, []
     for f in calls.values(): f()
-    for way, t in spent(calls, rounds, device).items():
+    for way, t in spent(calls, rounds + 2, device).items():  # the memory takes some steps to settle
         if torch.device(device).type == "cpu": used = peak_memory("step", way, height, width_px, **options)["used"]
         else:
             before = torch.cuda.memory_allocated(); torch.cuda.reset_peak_memory_stats()
@@ -196,7 +198,7 @@ def growth(rows):
 COLOURS = dict(plain="#9aa5b1", fast="#2f6fb0", bf16="#2f6fb0", compiled="#7a5195") | {"compiled bf16": "#d98324"}
 
 def picture(result):
-    "The bars of a bench and its operations a second beside what a matrix product reaches."
+    "The bars of a bench and its operations a second beside what a matrix product or a convolution reaches."
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
     known = list(dict.fromkeys(r["way"] for r in result["stages"]))
     for ax, value, title in ((left, lambda r: r["seconds"], f"seconds, {result['height']}×{result['width']}, width {result['channels']}"),
@@ -206,7 +208,7 @@ def picture(result):
             bars = ax.bar([j + .8 * i / len(known) for j in range(len(rows))], list(map(value, rows)), .76 / len(known), label=way, color=COLOURS[way])
             ax.bar_label(bars, fmt="%.3g", fontsize=8)
         ax.set_xticks([j + .4 - .4 / len(known) for j in range(len(rows))], [r["stage"] for r in rows]); ax.set_title(title, fontsize=10); ax.margins(y=.15)
-    right.axhline(result["peaks"]["flops"] / 1e9, ls="--", color="#c0504d", label="matrix product"); right.legend(fontsize=8)
+    right.axhline(result["peaks"]["flops"] / 1e9, ls="--", color="#c0504d", label="product or convolution"); right.legend(fontsize=8)
     plt.close(fig)
     return fig
 
