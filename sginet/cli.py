@@ -21,7 +21,7 @@ import threading
 from collections import Counter, defaultdict, deque
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -33,10 +33,10 @@ from PIL import Image
 from tqdm import tqdm
 
 import sginet
-from . import registry, scenes
+from . import fast, registry, scenes
 from .core import ImageError, as_batch, open_image, sample_photo, save_image, show_images, to_pil, whole
 from .metrics import psnr_y, ssim_y
-from .model import SGINet
+from .model import SGINet, free_memory
 from .rain import Shot, render
 
 # %% ../nbs/16_cli.ipynb #08014fe7
@@ -100,13 +100,18 @@ def derain_files(
 ):
     "Derain each source into its target; yields (source, fault or None, seconds the network waited for it). Reading, network and writing overlap; transparency is kept where the format can."
     queue, writing = iter(pairs), deque()
+    room = next(model.parameters()).device.type == "cpu" and free_memory("cpu") or 0
+    def derained(image):
+        fast.keep_memory(6 * model.bytes_needed(image.height, image.width) < room and free_memory("cpu") > .75 * room)  # else what was kept is given back
+        return model.derain(image, None, **options)
     def read(source, target):
         if not overwrite and target.exists(): raise FileExistsError(f"{target} exists (--overwrite replaces it, --skip-existing leaves it)")
         return open_image(source, max_pixels)
     def outcome(source, f, waited=0.):
         try: return source, f() and None, waited
         except (ImageError, OSError, RuntimeError) as fault: return source, fault, waited
-    with ThreadPoolExecutor(ahead) as readers, ThreadPoolExecutor(ahead) as writers:
+    with ThreadPoolExecutor(ahead) as readers, ThreadPoolExecutor(ahead) as writers, ExitStack() as at_the_end:
+        at_the_end.callback(fast.keep_memory, False)
         reading = deque((pair, readers.submit(read, *pair)) for pair in islice(queue, ahead))
         while reading:
             (source, target), future = reading.popleft()
@@ -114,7 +119,7 @@ def derain_files(
             fault = future.exception()
             waited = perf_counter() - start
             reading.extend((pair, readers.submit(read, *pair)) for pair in islice(queue, 1))
-            try: writing.append((source, writers.submit(save_image, model.derain(future.result(), None, **options), target, overwrite), waited))
+            try: writing.append((source, writers.submit(save_image, derained(future.result()), target, overwrite), waited))
             except (ImageError, OSError, RuntimeError) as fault: yield source, fault, waited
             while len(writing) > ahead or writing and not reading:
                 source, future, waited = writing.popleft()

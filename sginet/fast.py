@@ -60,10 +60,11 @@ def _gradients(g, m):
 
 # %% ../nbs/08a_fast.ipynb #4709f613
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+_keeping = False  # see `keep_memory`
 
 def _release(x):
     "Without gradients, and for a picture `x` that is not small: give back memory that is free, before a stage that needs much."
-    if not torch.is_grad_enabled() and x.numel() >= 2**19 and hasattr(_libc, "malloc_trim"): _libc.malloc_trim(0)
+    if not _keeping and not torch.is_grad_enabled() and x.numel() >= 2**19 and hasattr(_libc, "malloc_trim"): _libc.malloc_trim(0)
 
 def _nhwc(x): return x.permute(0, 2, 3, 1)
 def _nchw(x): return x.permute(0, 3, 1, 2)
@@ -469,6 +470,11 @@ def frozen_convs(layers):
 # %% ../nbs/08a_fast.ipynb #6b2e0002
 def keep_memory(on=True):
     "Let this process keep the memory of tensors that are gone for the next ones, or give it back again as usual; returns whether the C library (glibc) can be told."
+    global _keeping
     if not hasattr(_libc, "mallopt"): return False
+    if _keeping and not on: _libc.malloc_trim(0)
+    _keeping = on
     trim, mmap = (-1, 2**30) if on else (2**26, 2**25)  # never, and hardly ever; or what glibc itself ends up with after large tensors
     return all(_libc.mallopt(option, value) for option, value in ((-1, trim), (-3, mmap)))  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+
+keep_memory(False)  # from the beginning: until then, glibc gives back the few megabytes of a band after each convolution
