@@ -161,12 +161,13 @@ def _direct_over(parts, weight, bias):
     return out
 
 def conv(parts, weight, bias=None, stride=1, dilation=1, relu=False, over=False, back=False):
-    "The convolution of the concatenated parts with padding that keeps the size (at stride 1), or its way `back`, as a gradient goes it; see `winograd_conv`. With `over`, a 3×3 one's result may lie in the first part."
+    "The convolution of the concatenated parts with padding that keeps the size (at stride 1), or its way `back`, as a gradient goes it; see `winograd_conv`. With `over`, the result of a plain 3×3 one may lie in the first part."
     if back: weight = weight.flip(2, 3).transpose(0, 1)
-    over = over and not relu and parts[0].shape[1] >= len(weight) and parts[0].is_contiguous(memory_format=torch.channels_last)
+    size = weight.shape[-1]
+    over = over and (size, stride, dilation, relu) == (3, 1, 1, False) and parts[0].shape[1] >= len(weight) and parts[0].is_contiguous(memory_format=torch.channels_last)
     if winograd_pays(parts[0], weight, stride, dilation): return winograd_conv(parts, weight, dilation, bias, relu, over)
     if over: return _direct_over(parts, weight, bias)
-    out, size = None, weight.shape[-1]
+    out = None
     for x, w in zip(parts, weight.split([p.shape[1] for p in parts], 1)):
         b = bias if out is None else None
         if size > 1: y = F.conv2d(x, w.contiguous(memory_format=torch.channels_last), b, stride, dilation * (size // 2), dilation)
