@@ -59,13 +59,6 @@ def _gradients(g, m):
     _plus_minus_(m[1], m[2]), _plus_minus_(m[3], m[4], 2)
 
 # %% ../nbs/08a_fast.ipynb #4709f613
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-_keeping = False  # see `keep_memory`
-
-def _release(x):
-    "Without gradients, and for a picture `x` that is not small: give back memory that is free, before a stage that needs much."
-    if not _keeping and not torch.is_grad_enabled() and x.numel() >= 2**19 and hasattr(_libc, "malloc_trim"): _libc.malloc_trim(0)
-
 def _nhwc(x): return x.permute(0, 2, 3, 1)
 def _nchw(x): return x.permute(0, 3, 1, 2)
 
@@ -278,6 +271,14 @@ def cig(
     out, y = _CIG.apply(m.conv.weight, m.conv.bias, half, [getattr(x, "again", None) for x in xs], *xs)
     out.again = F.gelu, y
     return out
+
+# %% ../nbs/08a_fast.ipynb #4709f6a2
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+_keeping = False  # see `keep_memory`
+
+def _release(x):
+    "Without gradients, and for a picture `x` that is not small: give back memory that is free, before a stage that needs much."
+    if not _keeping and not torch.is_grad_enabled() and x.numel() >= 2**19 and hasattr(_libc, "malloc_trim"): _libc.malloc_trim(0)
 
 # %% ../nbs/08a_fast.ipynb #9684cd9b
 def _begin(m, x): return cig(m.e2, cig(m.e1, x))
