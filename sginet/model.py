@@ -99,7 +99,7 @@ def bytes_needed(self: SGINet, height, width):
     pixels = max(64 * 32, -(-height // 32) * -(-width // 32) * 32**2)
     c, quick, threads = self.frm.d4.in_channels, fast.applies(self, next(self.parameters())[:1]), min(4, torch.get_num_threads())
     if not quick: return int(pixels * (130 * c + 200) + 30e6)
-    return int(pixels * (33 * c + 90) + 30e6 + threads * 20e6 + isinstance(self.sem, PSPNet) * 170e6)  # two tensors of 4c channels
+    return int(pixels * (33 * c + 90) + 40e6 + threads * 20e6 + isinstance(self.sem, PSPNet) * 170e6)  # two tensors of 4c channels
 
 # %% ../nbs/09_model.ipynb #da7a0005
 def guided(
