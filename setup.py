@@ -1,4 +1,5 @@
 """Read settings.ini and hand it to setuptools; nothing about the package is stated here."""
+
 import re
 from configparser import ConfigParser
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 from setuptools import setup
 
 HERE = Path(__file__).parent
+ROOMS = sorted(f.parent.name for f in (HERE / "sginet").glob("*/__init__.py"))
 config = ConfigParser(delimiters=["="])
 config.read(HERE / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
@@ -16,8 +18,12 @@ def lines(key):
     return [line.strip() for line in cfg[key].splitlines() if line.strip()]
 
 
-version = re.search(r'__version__ = "(.+)"', (HERE / "sginet/__init__.py").read_text(encoding="utf-8")).group(1)
-assert version == cfg["version"], f"sginet/__init__.py says {version}, settings.ini says {cfg['version']}"
+version = re.search(
+    r'__version__ = "(.+)"', (HERE / "sginet/__init__.py").read_text(encoding="utf-8")
+).group(1)
+assert version == cfg["version"], (
+    f"sginet/__init__.py says {version}, settings.ini says {cfg['version']}"
+)
 
 setup(
     name=cfg["lib_name"],
@@ -28,15 +34,29 @@ setup(
     author=cfg["author"],
     license=cfg["license"],
     keywords=cfg["keywords"].split(),
-    classifiers=[f"Development Status :: {cfg['status']}", *(f"Topic :: {topic}" for topic in lines("topic"))],
+    classifiers=[
+        f"Development Status :: {cfg['status']}",
+        *(f"Topic :: {topic}" for topic in lines("topic")),
+    ],
     python_requires=f">={cfg['min_python']}",
     install_requires=lines("requirements"),
-    extras_require={"dev": lines("dev_requirements") + lines("export_requirements"), "export": lines("export_requirements")},
+    extras_require={
+        "dev": lines("dev_requirements") + lines("export_requirements"),
+        "export": lines("export_requirements"),
+    },
     entry_points={"console_scripts": lines("console_scripts")},
     # the shipped weights live at the top of the tree and travel inside the package
-    packages=["sginet", "sginet.baselines", "sginet.weights"],
-    package_dir={"sginet": "sginet", "sginet.baselines": "sginet/baselines", "sginet.weights": "weights"},
-    package_data={"sginet.weights": ["README.md", *(f"{name}/{file}" for name in lines("shipped_weights")
-                                                    for file in ("card.json", "config.json", "model.safetensors"))]},
+    packages=["sginet", *(f"sginet.{room}" for room in ROOMS), "sginet.weights"],
+    package_dir={"sginet": "sginet", "sginet.weights": "weights"},
+    package_data={
+        "sginet.weights": [
+            "README.md",
+            *(
+                f"{name}/{file}"
+                for name in lines("shipped_weights")
+                for file in ("card.json", "config.json", "model.safetensors")
+            ),
+        ]
+    },
     include_package_data=False,  # or everything that MANIFEST.in names goes in as well
 )

@@ -1,7 +1,8 @@
 """Build the site: notebooks with the outputs they were committed with, and a page for each module from its docstrings. Nothing is run, nothing is fetched.
 
-    python .ci/docs.py [FOLDER]        # default _docs; to read and to search it: python -m http.server --directory _docs
+python .ci/docs.py [FOLDER]        # default _docs; to read and to search it: python -m http.server --directory _docs
 """
+
 import ast
 import base64
 import html
@@ -18,9 +19,22 @@ from latex2mathml.converter import convert as mathml
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "_proc"
-TEXTS = {"weights/README.md": "weights.md", "data/README.md": "data.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}  # other pages
+TEXTS = {
+    "weights/README.md": "weights.md",
+    "data/README.md": "data.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}  # other pages
 BAR = '<mo accent="true">&#x02015;</mo></mover>'  # see docs.css
-COMMON = {"check", "plain", "project", "table", "layout", "shown", "total"}  # names that prose uses as words
+COMMON = {
+    "check",
+    "plain",
+    "project",
+    "table",
+    "layout",
+    "shown",
+    "total",
+}  # names that prose uses as words
 
 
 # ---- modules
@@ -30,14 +44,31 @@ def modules():
     for path in sorted((ROOT / "sginet").rglob("*.py")):
         source = path.read_text(encoding="utf-8")
         if notebook := re.search(r"File to edit: \S*?nbs/(\S+?\.ipynb)", source):
-            name = ".".join(path.relative_to(ROOT / "sginet").with_suffix("").parts).removesuffix(".__init__")
+            name = ".".join(
+                path.relative_to(ROOT / "sginet").with_suffix("").parts
+            ).removesuffix(".__init__")
             found.append((notebook[1], name, source, ast.parse(source)))
-    return [m[1:] for m in sorted(found, key=lambda m: m[0])], {name: notebook for notebook, name, *_ in found}
+    return [m[1:] for m in sorted(found, key=lambda m: m[0])], {
+        name: notebook for notebook, name, *_ in found
+    }
 
 
 def exported(tree):
     """The names in a module's `__all__`."""
-    return next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__" and isinstance(n.value, ast.List)), []) if tree.body else []
+    return (
+        next(
+            (
+                ast.literal_eval(n.value)
+                for n in tree.body
+                if isinstance(n, ast.Assign)
+                and n.targets[0].id == "__all__"
+                and isinstance(n.value, ast.List)
+            ),
+            [],
+        )
+        if tree.body
+        else []
+    )
 
 
 def defined(tree):
@@ -48,13 +79,20 @@ def defined(tree):
 def owner(function):
     """The class that a function decorated with `patch` belongs to, or None."""
     first = function.args.args[0].annotation if function.args.args else None
-    return first.id if isinstance(first, ast.Name) and any("patch" in ast.unparse(d) for d in function.decorator_list) else None
+    return (
+        first.id
+        if isinstance(first, ast.Name)
+        and any("patch" in ast.unparse(d) for d in function.decorator_list)
+        else None
+    )
 
 
 def head(node, lines):
     """A definition as it is written, comments on the parameters included, without what it does."""
     body = node.body[0]
-    own = lines[node.lineno - 1:body.lineno - 1] or [lines[node.lineno - 1][:body.col_offset]]
+    own = lines[node.lineno - 1 : body.lineno - 1] or [
+        lines[node.lineno - 1][: body.col_offset]
+    ]
     return re.sub(r"\n\s*\n", "\n", "\n".join(own)).rstrip()
 
 
@@ -62,49 +100,114 @@ def entry(node, lines, title, level=2):
     """Title, signature and docstring of a function or a class, and its public methods."""
     own = head(node, lines)
     if isinstance(node, ast.ClassDef):
-        init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-        fields = [lines[i] for n in node.body if isinstance(n, ast.AnnAssign) for i in range(n.lineno - 1, n.end_lineno)]
+        init = next(
+            (
+                n
+                for n in node.body
+                if isinstance(n, ast.FunctionDef) and n.name == "__init__"
+            ),
+            None,
+        )
+        fields = [
+            lines[i]
+            for n in node.body
+            if isinstance(n, ast.AnnAssign)
+            for i in range(n.lineno - 1, n.end_lineno)
+        ]
         own = "\n".join([own, *fields, *([head(init, lines)] if init else [])])
-    own = "\n".join(line[node.col_offset:] for line in own.split("\n"))
+    own = "\n".join(line[node.col_offset :] for line in own.split("\n"))
     yield f"{'#' * level} {title}\n\n```python\n{own}\n```\n\n{ast.get_docstring(node) or ''}\n"
     for n in node.body if isinstance(node, ast.ClassDef) else ():
-        if isinstance(n, ast.FunctionDef) and not n.name.startswith("_") and ast.get_docstring(n): yield from entry(n, lines, f"{title}.{n.name}", level + 1)
+        if (
+            isinstance(n, ast.FunctionDef)
+            and not n.name.startswith("_")
+            and ast.get_docstring(n)
+        ):
+            yield from entry(n, lines, f"{title}.{n.name}", level + 1)
 
 
 def api_page(name, source, tree, notebook):
     """A module's page."""
     lines, names = source.split("\n"), exported(tree)
-    parts = [f"# sginet.{name}\n\n> {ast.get_docstring(tree) or ''}\n\nWritten and explained in [{Path(notebook).stem}](../{Path(notebook).with_suffix('.md')}).\n"]
-    constants = {t.id: n for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+    parts = [
+        f"# sginet.{name}\n\n> {ast.get_docstring(tree) or ''}\n\nWritten and explained in [{Path(notebook).stem}](../{Path(notebook).with_suffix('.md')}).\n"
+    ]
+    constants = {
+        t.id: n
+        for n in tree.body
+        if isinstance(n, ast.Assign)
+        for t in n.targets
+        if isinstance(t, ast.Name)
+    }
     for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in names: parts += entry(node, lines, node.name)
-        elif isinstance(node, ast.FunctionDef) and owner(node): parts += entry(node, lines, f"{owner(node)}.{node.name}", 3)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in names:
+            parts += entry(node, lines, node.name)
+        elif isinstance(node, ast.FunctionDef) and owner(node):
+            parts += entry(node, lines, f"{owner(node)}.{node.name}", 3)
     if values := [n for n in names if n in constants]:
-        parts.append("## Constants\n\n```python\n" + "\n".join("\n".join(lines[constants[n].lineno - 1:constants[n].end_lineno]) for n in values) + "\n```\n")
+        parts.append(
+            "## Constants\n\n```python\n"
+            + "\n".join(
+                "\n".join(lines[constants[n].lineno - 1 : constants[n].end_lineno])
+                for n in values
+            )
+            + "\n```\n"
+        )
     return "\n".join(parts)
 
 
 # ---- notebooks
 def words(node):
     """The constant text of a string expression."""
-    if isinstance(node, ast.Constant): return node.value if isinstance(node.value, str) else ""
-    return "".join(words(v) for v in node.values) if isinstance(node, ast.JoinedStr) else ""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    return (
+        "".join(words(v) for v in node.values)
+        if isinstance(node, ast.JoinedStr)
+        else ""
+    )
 
 
 def alt(source, before):
     """What a figure shows, for who cannot see it: `#| fig-alt:`, or the sentence before it and the titles, axes and labels in its code."""
-    if said := re.search(r"^#\| *fig-alt: *(.+)$", source, re.M): return said[1]
-    try: calls = [n for n in ast.walk(ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.M))) if isinstance(n, ast.Call)]
-    except SyntaxError: calls = []
-    named = [words(k.value) for c in calls for k in c.keywords if k.arg in ("xlabel", "ylabel", "label", "title")]
+    if said := re.search(r"^#\| *fig-alt: *(.+)$", source, re.M):
+        return said[1]
+    try:
+        calls = [
+            n
+            for n in ast.walk(ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.M)))
+            if isinstance(n, ast.Call)
+        ]
+    except SyntaxError:
+        calls = []
+    named = [
+        words(k.value)
+        for c in calls
+        for k in c.keywords
+        if k.arg in ("xlabel", "ylabel", "label", "title")
+    ]
     for c in calls:
-        if getattr(c.func, "id", getattr(c.func, "attr", "")) in ("show_images", "set_title", "set_xlabel", "set_ylabel"):
-            named += [words(n) for arg in c.args for n in ast.walk(arg) if isinstance(n, (ast.Constant, ast.JoinedStr))]
+        if getattr(c.func, "id", getattr(c.func, "attr", "")) in (
+            "show_images",
+            "set_title",
+            "set_xlabel",
+            "set_ylabel",
+        ):
+            named += [
+                words(n)
+                for arg in c.args
+                for n in ast.walk(arg)
+                if isinstance(n, (ast.Constant, ast.JoinedStr))
+            ]
     prose = re.sub(r"```.*?```|\$\$.*?\$\$|^\|.*$|^#+ ", "", before, flags=re.S | re.M)
     prose = re.sub(r"\[([^]]*)\]\([^)]*\)|[*`$]", r"\1", prose).split("\n\n")[-1]
     last = re.split(r"(?<=[.?!])\s+", " ".join(prose.split()))[-1].rstrip(": ")
     shown = "; ".join(dict.fromkeys(" ".join(n.split()) for n in named if n.strip()))
-    return html.escape(f"{last or 'Figure'}{'. Shown: ' + shown if shown else ''}".replace("[", "(").replace("]", ")").replace("\n", " "))
+    return html.escape(
+        f"{last or 'Figure'}{'. Shown: ' + shown if shown else ''}".replace("[", "(")
+        .replace("]", ")")
+        .replace("\n", " ")
+    )
 
 
 def outputs(cell, before, folder, stem, count):
@@ -112,28 +215,72 @@ def outputs(cell, before, folder, stem, count):
     said = []
     for o in cell.get("outputs", []):
         data = o.get("data", {})
-        if "text" in o and o.get("name") != "stderr": said.append("```{ .text .output }\n" + re.sub(r"\x1b\[[0-9;]*m", "", o["text"]).split("\r")[-1].rstrip() + "\n```")
+        if "text" in o and o.get("name") != "stderr":
+            said.append(
+                "```{ .text .output }\n"
+                + re.sub(r"\x1b\[[0-9;]*m", "", o["text"]).split("\r")[-1].rstrip()
+                + "\n```"
+            )
         elif "image/png" in data:
             file = folder / f"{stem}-{next(count)}.png"
             file.write_bytes(base64.b64decode(data["image/png"]))
             said.append(f"![{alt(cell.source, before)}](images/{file.name})")
-        elif "text/markdown" in data: said.append(data["text/markdown"])
-        elif "text/plain" in data and not re.match(r"<(IPython|Figure)", data["text/plain"]): said.append("```{ .text .output }\n" + data["text/plain"] + "\n```")
+        elif "text/markdown" in data:
+            said.append(data["text/markdown"])
+        elif "text/plain" in data and not re.match(
+            r"<(IPython|Figure)", data["text/plain"]
+        ):
+            said.append("```{ .text .output }\n" + data["text/plain"] + "\n```")
     return said
 
 
 def linked(text, depth, symbols, known):
     """Markdown with links between notebooks turned into links between pages, and names of the package into links to their page."""
+
     def link(m):
         target, _, anchor = m[2].partition("#")
-        if re.match(r"\w+:", target) or not target: return m[0].replace("#" + anchor, "#" + anchor.lower())
-        page = str(Path(target).with_suffix(".md")) if target.endswith(".ipynb") else ("../" * depth + TEXTS[found] if (found := target.replace("../", "")) in TEXTS else target)
-        return f"{m[1]}({page}{'#' + anchor.lower() if anchor else ''})" if page.endswith((".md", ".png")) and not page.startswith("../" * (depth + 1)) else m[1][m[1].index("[") + 1:-1]
-    def name(m): return f"[`{m[1]}`]({'../' * depth}api/{symbols[m[1]][0]}.md#{symbols[m[1]][1]})" if m[1] in symbols and len(m[1]) > 4 and m[1] not in COMMON else m[0]
-    parts = re.split(r"(```.*?```)", re.sub(r"\[!\[[^]]*\]\([^)]*badge[^)]*\)\]\(([^)]*)\)", r"[Open this lesson in Colab](\1)", text), flags=re.S)
+        if re.match(r"\w+:", target) or not target:
+            return m[0].replace("#" + anchor, "#" + anchor.lower())
+        page = (
+            str(Path(target).with_suffix(".md"))
+            if target.endswith(".ipynb")
+            else (
+                "../" * depth + TEXTS[found]
+                if (found := target.replace("../", "")) in TEXTS
+                else target
+            )
+        )
+        return (
+            f"{m[1]}({page}{'#' + anchor.lower() if anchor else ''})"
+            if page.endswith((".md", ".png"))
+            and not page.startswith("../" * (depth + 1))
+            else m[1][m[1].index("[") + 1 : -1]
+        )
+
+    def name(m):
+        return (
+            f"[`{m[1]}`]({'../' * depth}api/{symbols[m[1]][0]}.md#{symbols[m[1]][1]})"
+            if m[1] in symbols and len(m[1]) > 4 and m[1] not in COMMON
+            else m[0]
+        )
+
+    parts = re.split(
+        r"(```.*?```)",
+        re.sub(
+            r"\[!\[[^]]*\]\([^)]*badge[^)]*\)\]\(([^)]*)\)",
+            r"[Open this lesson in Colab](\1)",
+            text,
+        ),
+        flags=re.S,
+    )
     for i in range(0, len(parts), 2):
         parts[i] = re.sub(r"(!?\[[^]\n]*\])\(([^)\s]+)\)", link, parts[i])
-        parts[i] = "\n".join(line if line.startswith("#") else re.sub(r"(?<![\[`])`(\w+)`(?![\]`])", name, line) for line in parts[i].split("\n"))
+        parts[i] = "\n".join(
+            line
+            if line.startswith("#")
+            else re.sub(r"(?<![\[`])`(\w+)`(?![\]`])", name, line)
+            for line in parts[i].split("\n")
+        )
     return "".join(parts)
 
 
@@ -145,11 +292,24 @@ def page(path, symbols, known):
     said, before, count = [], "", iter(range(1000))
     for cell in nbformat.read(path, 4).cells:
         if cell.cell_type == "markdown":
-            said.append(linked(cell.source, depth, symbols, known)); before = cell.source
-        elif cell.cell_type == "code" and not re.search(r"^#\| *(hide|default_exp)\b", cell.source, re.M):
-            code = re.sub(r"^#\|.*\n?|^#@title.*\n", "", cell.source, flags=re.M).strip("\n")
-            block = "\n\n".join([f"```python\n{code}\n```" if code else "", *outputs(cell, before, folder, path.stem, count)])
-            if "solution" in cell.metadata.get("tags", []): block = '??? note "Solution"\n\n' + "\n".join("    " + line if line else "" for line in block.split("\n"))
+            said.append(linked(cell.source, depth, symbols, known))
+            before = cell.source
+        elif cell.cell_type == "code" and not re.search(
+            r"^#\| *(hide|default_exp)\b", cell.source, re.M
+        ):
+            code = re.sub(r"^#\|.*\n?|^#@title.*\n", "", cell.source, flags=re.M).strip(
+                "\n"
+            )
+            block = "\n\n".join(
+                [
+                    f"```python\n{code}\n```" if code else "",
+                    *outputs(cell, before, folder, path.stem, count),
+                ]
+            )
+            if "solution" in cell.metadata.get("tags", []):
+                block = '??? note "Solution"\n\n' + "\n".join(
+                    "    " + line if line else "" for line in block.split("\n")
+                )
             said.append(block)
     return "\n\n".join(said) + "\n"
 
@@ -157,13 +317,46 @@ def page(path, symbols, known):
 # ---- site
 def navigation(notebooks, names):
     """The pages in order, by part."""
-    def title(path): return re.sub(r"^#+ ", "", next(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown").split("\n")[0])
-    number = lambda path: f"{path.stem.split('_')[0]} " if re.match(r"\d\d", path.stem) else ""  # as the notebooks call one another
-    here = lambda folder: [{number(p) + title(p): str(p.relative_to(ROOT / "nbs").with_suffix(".md"))} for p in notebooks if p.parent == ROOT / "nbs" / folder and p.stem != "index"]
-    teacher = [{"For teachers": "lessons/teacher.md"}] if (ROOT / "nbs/lessons/teacher.md").exists() else []
-    parts = [{"Start": "index.md"}, {"Lessons": here("lessons") + teacher}, {"Notebooks": here(".")}, {"Results": here("results")},
-             {"API": [{f"sginet.{n}": f"api/{n}.md"} for n in names]},
-             {"More": [{t: p} for t, p in zip(("Models", "Data", "Contributing", "Changes"), TEXTS.values())]}]
+
+    def title(path):
+        return re.sub(
+            r"^#+ ",
+            "",
+            next(
+                c.source
+                for c in nbformat.read(path, 4).cells
+                if c.cell_type == "markdown"
+            ).split("\n")[0],
+        )
+
+    number = lambda path: (
+        f"{path.stem.split('_')[0]} " if re.match(r"\d\d", path.stem) else ""
+    )  # as the notebooks call one another
+    here = lambda folder: [
+        {number(p) + title(p): str(p.relative_to(ROOT / "nbs").with_suffix(".md"))}
+        for p in notebooks
+        if p.parent == ROOT / "nbs" / folder and p.stem != "index"
+    ]
+    teacher = (
+        [{"For teachers": "lessons/teacher.md"}]
+        if (ROOT / "nbs/lessons/teacher.md").exists()
+        else []
+    )
+    parts = [
+        {"Start": "index.md"},
+        {"Lessons": here("lessons") + teacher},
+        {"Notebooks": here(".")},
+        {"Results": here("results")},
+        {"API": [{f"sginet.{n}": f"api/{n}.md"} for n in names]},
+        {
+            "More": [
+                {t: p}
+                for t, p in zip(
+                    ("Models", "Data", "Contributing", "Changes"), TEXTS.values()
+                )
+            ]
+        },
+    ]
     return [p for p in parts if [*p.values()][0]]
 
 
@@ -172,25 +365,83 @@ def build(out):
     shutil.rmtree(WORK, ignore_errors=True)
     (WORK / "site/api").mkdir(parents=True)
     found, source_of = modules()
-    symbols = {n: (name, n.lower() if n in defined(tree) else "constants") for name, _, tree in found for n in exported(tree)}
-    notebooks = [p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if not re.search(r"/[_.]", str(p.relative_to(ROOT.parent)))]
+    symbols = {
+        n: (name, n.lower() if n in defined(tree) else "constants")
+        for name, _, tree in found
+        for n in exported(tree)
+    }
+    notebooks = [
+        p
+        for p in sorted((ROOT / "nbs").rglob("*.ipynb"))
+        if not re.search(r"/[_.]", str(p.relative_to(ROOT.parent)))
+    ]
     known = {p.name for p in notebooks}
     shutil.copytree(ROOT / "nbs/images", WORK / "site/images")
-    for p in notebooks: (WORK / "site" / p.relative_to(ROOT / "nbs").with_suffix(".md")).write_text(page(p, symbols, known), encoding="utf-8")
-    for p in (ROOT / "nbs/lessons").glob("*.md"): (WORK / "site/lessons" / p.name).write_text(linked(p.read_text(encoding="utf-8"), 1, symbols, known), encoding="utf-8")
-    for text, target in TEXTS.items(): (WORK / "site" / target).write_text(linked(re.sub(r"\]\(nbs/", "](", (ROOT / text).read_text(encoding="utf-8")), 0, symbols, known), encoding="utf-8")
-    for name, source, tree in found: (WORK / "site/api" / f"{name}.md").write_text(api_page(name, source, tree, source_of[name]), encoding="utf-8")
+    for p in notebooks:
+        (WORK / "site" / p.relative_to(ROOT / "nbs").with_suffix(".md")).write_text(
+            page(p, symbols, known), encoding="utf-8"
+        )
+    for p in (ROOT / "nbs/lessons").glob("*.md"):
+        (WORK / "site/lessons" / p.name).write_text(
+            linked(p.read_text(encoding="utf-8"), 1, symbols, known), encoding="utf-8"
+        )
+    for text, target in TEXTS.items():
+        (WORK / "site" / target).write_text(
+            linked(
+                re.sub(r"\]\(nbs/", "](", (ROOT / text).read_text(encoding="utf-8")),
+                0,
+                symbols,
+                known,
+            ),
+            encoding="utf-8",
+        )
+    for name, source, tree in found:
+        (WORK / "site/api" / f"{name}.md").write_text(
+            api_page(name, source, tree, source_of[name]), encoding="utf-8"
+        )
     shutil.copy(ROOT / ".ci/docs.css", WORK / "site")
-    config = {"INHERIT": "../.ci/mkdocs.yml", "docs_dir": "site", "site_dir": str(out.resolve()), "nav": navigation(notebooks, [name for name, *_ in found])}
-    (WORK / "mkdocs.yml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(WORK / "mkdocs.yml")], env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
-    if done.returncode: sys.exit(done.returncode)
-    formula = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
-    for file in out.rglob("*.html"):  # browsers draw MathML by themselves, without a script from somewhere
+    config = {
+        "INHERIT": "../.ci/mkdocs.yml",
+        "docs_dir": "site",
+        "site_dir": str(out.resolve()),
+        "nav": navigation(notebooks, [name for name, *_ in found]),
+    }
+    (WORK / "mkdocs.yml").write_text(
+        yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mkdocs",
+            "build",
+            "--strict",
+            "--config-file",
+            str(WORK / "mkdocs.yml"),
+        ],
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
+    if done.returncode:
+        sys.exit(done.returncode)
+    formula = re.compile(
+        r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S
+    )
+    for file in out.rglob(
+        "*.html"
+    ):  # browsers draw MathML by themselves, without a script from somewhere
         text = file.read_text(encoding="utf-8")
-        new = formula.sub(lambda m: mathml(html.unescape(m[2]), display="inline" if m[1] == "span" else "block").replace(BAR, "<mspace /></mover>"), text)
-        if new != text: file.write_text(new, encoding="utf-8")
-    print(f"{len(list(out.rglob('*.html')))} pages; to read and to search them: python -m http.server --directory {out}")
+        new = formula.sub(
+            lambda m: mathml(
+                html.unescape(m[2]), display="inline" if m[1] == "span" else "block"
+            ).replace(BAR, "<mspace /></mover>"),
+            text,
+        )
+        if new != text:
+            file.write_text(new, encoding="utf-8")
+    print(
+        f"{len(list(out.rglob('*.html')))} pages; to read and to search them: python -m http.server --directory {out}"
+    )
 
 
-if __name__ == "__main__": build(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "_docs"))
+if __name__ == "__main__":
+    build(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "_docs"))

@@ -1,4 +1,5 @@
 """Write the badge and the first code cell of every lesson from `repository` and `branch` of settings.ini. --check: say which differ, change nothing."""
+
 import configparser
 import sys
 from pathlib import Path
@@ -12,21 +13,33 @@ def cells(name):
     """The badge and the installing cell of the lesson in the file `name`."""
     config = configparser.ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
-    repository, branch = (config["DEFAULT"][key].rstrip("/") for key in ("repository", "branch"))
-    colab = repository.replace("https://github.com", "https://colab.research.google.com/github")
-    return {"badge": f"[![Open this lesson in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/blob/{branch}/nbs/lessons/{name})",
-            "install": f"""# on a machine that has no sginet, such as Colab's, install it; anywhere else this does nothing
+    repository, branch = (
+        config["DEFAULT"][key].rstrip("/") for key in ("repository", "branch")
+    )
+    colab = repository.replace(
+        "https://github.com", "https://colab.research.google.com/github"
+    )
+    return {
+        "badge": f"[![Open this lesson in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/blob/{branch}/nbs/lessons/{name})",
+        "install": f"""# on a machine that has no sginet, such as Colab's, install it; anywhere else this does nothing
 # (from where: `repository` in settings.ini, which `make links` writes here)
 import importlib.util
 if importlib.util.find_spec("sginet") is None:
-    %pip install --quiet git+{repository}@{branch}"""}
+    %pip install --quiet git+{repository}@{branch}""",
+    }
 
 
 stale = []
 for path in sorted((ROOT / "nbs/lessons").glob("[0-9]*.ipynb")):
     nb, wanted = nbformat.read(path, 4), cells(path.name)
-    if all(cell.source == wanted.get(cell.id, cell.source) for cell in nb.cells): continue
+    if all(cell.source == wanted.get(cell.id, cell.source) for cell in nb.cells):
+        continue
     stale.append(path.name)
-    for cell in nb.cells: cell.source = wanted.get(cell.id, cell.source)
-    if "--check" not in sys.argv: path.write_text(nbformat.writes(nb) + "\n", encoding="utf-8")
-if stale and "--check" in sys.argv: sys.exit(f"badge or first cell is not what settings.ini says: {', '.join(stale)}; run make links")
+    for cell in nb.cells:
+        cell.source = wanted.get(cell.id, cell.source)
+    if "--check" not in sys.argv:
+        path.write_text(nbformat.writes(nb) + "\n", encoding="utf-8")
+if stale and "--check" in sys.argv:
+    sys.exit(
+        f"badge or first cell is not what settings.ini says: {', '.join(stale)}; run make links"
+    )

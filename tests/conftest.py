@@ -1,4 +1,5 @@
 """Where the fixtures are that are not part of the project."""
+
 import os
 import signal
 from pathlib import Path
@@ -15,5 +16,7 @@ def shared():
     """The folder of parity numbers and photographs; a test that needs it is skipped where it is absent."""
     folder = Path(os.environ.get("SGINET_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
-        pytest.skip(f"no fixtures at {folder} (set SGINET_SHARED to the folder that holds them)")
+        pytest.skip(
+            f"no fixtures at {folder} (set SGINET_SHARED to the folder that holds them)"
+        )
     return folder

@@ -1,4 +1,5 @@
 """The site: it is built without a network, every link leads somewhere, every figure has words, and it can be searched."""
+
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 class Page(HTMLParser):
     """Links, names and pictures of a page."""
+
     def __init__(self, text):
         super().__init__()
         self.links, self.loads, self.names, self.pictures = [], [], set(), []
@@ -21,24 +23,35 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
-        if a.get("id"): self.names.add(a["id"])
-        if tag == "a" and a.get("href"): self.links.append(a["href"])
-        if tag == "img": self.pictures.append(a)
-        if tag in ("img", "script") and a.get("src"): self.loads.append(a["src"])
-        if tag == "link" and a.get("rel") in ("stylesheet", "icon"): self.loads.append(a["href"])
+        if a.get("id"):
+            self.names.add(a["id"])
+        if tag == "a" and a.get("href"):
+            self.links.append(a["href"])
+        if tag == "img":
+            self.pictures.append(a)
+        if tag in ("img", "script") and a.get("src"):
+            self.loads.append(a["src"])
+        if tag == "link" and a.get("rel") in ("stylesheet", "icon"):
+            self.loads.append(a["href"])
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     out = tmp_path_factory.mktemp("site")
-    done = subprocess.run([sys.executable, ROOT / ".ci/docs.py", out], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / ".ci/docs.py", out], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return out
 
 
 @pytest.fixture(scope="module")
 def pages(site):
-    return {p: Page(p.read_text(encoding="utf-8")) for p in site.rglob("*.html") if p.name != "404.html"}
+    return {
+        p: Page(p.read_text(encoding="utf-8"))
+        for p in site.rglob("*.html")
+        if p.name != "404.html"
+    }
 
 
 def test_every_link_leads_somewhere(site, pages):
@@ -46,41 +59,75 @@ def test_every_link_leads_somewhere(site, pages):
     for path, page in pages.items():
         for link in page.links + page.loads:
             parts = urlsplit(link)
-            if parts.scheme or parts.netloc: continue
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            if not target.is_file() or parts.fragment and target in pages and parts.fragment not in pages[target].names | {"__skip"}: lost.append(f"{path.relative_to(site)}: {link}")
+            if parts.scheme or parts.netloc:
+                continue
+            target = (
+                (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            )
+            if (
+                not target.is_file()
+                or parts.fragment
+                and target in pages
+                and parts.fragment not in pages[target].names | {"__skip"}
+            ):
+                lost.append(f"{path.relative_to(site)}: {link}")
     assert not lost, lost[:20]
 
 
 def test_nothing_is_fetched_from_elsewhere(pages):
-    assert not [(p.name, link) for p, page in pages.items() for link in page.loads if urlsplit(link).netloc]
+    assert not [
+        (p.name, link)
+        for p, page in pages.items()
+        for link in page.loads
+        if urlsplit(link).netloc
+    ]
 
 
 def test_every_notebook_lesson_and_module_has_its_page(site):
     for notebook in (ROOT / "nbs").rglob("*.ipynb"):
-        if not re.search(r"/[._]", str(notebook.relative_to(ROOT))): assert (site / notebook.relative_to(ROOT / "nbs").with_suffix(".html")).exists(), notebook
-    for module in (ROOT / "sginet").glob("[a-z]*.py"): assert (site / "api" / module.with_suffix(".html").name).exists(), module
+        if not re.search(r"/[._]", str(notebook.relative_to(ROOT))):
+            assert (
+                site / notebook.relative_to(ROOT / "nbs").with_suffix(".html")
+            ).exists(), notebook
+    for module in (ROOT / "sginet").glob("[a-z]*.py"):
+        assert (site / "api" / module.with_suffix(".html").name).exists(), module
 
 
 def test_every_figure_has_words(pages):
-    bare = [(p.name, a) for p, page in pages.items() for a in page.pictures if len(a.get("alt", "")) < 12]
+    bare = [
+        (p.name, a)
+        for p, page in pages.items()
+        for a in page.pictures
+        if len(a.get("alt", "")) < 12
+    ]
     assert not bare, bare[:10]
     assert sum(len(page.pictures) for page in pages.values()) > 50
 
 
 def test_no_formula_is_left_as_text(site, pages):
-    for p in pages: assert 'class="arithmatex"' not in p.read_text(encoding="utf-8"), p
+    for p in pages:
+        assert 'class="arithmatex"' not in p.read_text(encoding="utf-8"), p
     assert "<math" in (site / "lessons/4_contrast.html").read_text(encoding="utf-8")
 
 
 def test_solutions_are_folded_up_and_docstrings_are_there(site):
-    assert (site / "lessons/1_rain.html").read_text(encoding="utf-8").count("<details") == 4
+    assert (site / "lessons/1_rain.html").read_text(encoding="utf-8").count(
+        "<details"
+    ) == 4
     text = (site / "api/rain.html").read_text(encoding="utf-8")
-    assert "mm/h, 0 or more: a number, or one for each picture" in re.sub(r"<[^>]+>", "", text)  # a comment on a parameter
-    assert 'id="sginetderain"' in (site / "api/model.html").read_text(encoding="utf-8") and "SGINet.derain" in (site / "api/model.html").read_text(encoding="utf-8")
+    assert "mm/h, 0 or more: a number, or one for each picture" in re.sub(
+        r"<[^>]+>", "", text
+    )  # a comment on a parameter
+    assert 'id="sginetderain"' in (site / "api/model.html").read_text(
+        encoding="utf-8"
+    ) and "SGINet.derain" in (site / "api/model.html").read_text(encoding="utf-8")
 
 
 def test_it_can_be_searched(site):
     index = json.loads((site / "search/search_index.json").read_text(encoding="utf-8"))
-    found = {d["location"].split("#")[0] for d in index["docs"] if "contrastive" in (d["title"] + d["text"]).lower()}
+    found = {
+        d["location"].split("#")[0]
+        for d in index["docs"]
+        if "contrastive" in (d["title"] + d["text"]).lower()
+    }
     assert {"07_csd.html", "lessons/4_contrast.html"} <= found

@@ -1,4 +1,5 @@
 """The hooks before a commit, in a small repository of their own: what is right passes, what is wrong is stopped. They fetch nothing."""
+
 import os
 import shutil
 import subprocess
@@ -13,15 +14,34 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    if not shutil.which("git"): pytest.skip("no git")
+    if not shutil.which("git"):
+        pytest.skip("no git")
     tree = tmp_path_factory.mktemp("hooks") / "tree"
     tree.mkdir()
-    for name in (".pre-commit-config.yaml", "settings.ini", "setup.py", "pyproject.toml"): shutil.copy(ROOT / name, tree)
+    for name in (
+        ".pre-commit-config.yaml",
+        "settings.ini",
+        "setup.py",
+        "pyproject.toml",
+    ):
+        shutil.copy(ROOT / name, tree)
     shutil.copytree(ROOT / ".ci", tree / ".ci")
     (tree / "nbs").mkdir(), (tree / "sginet").mkdir()
-    for name in ("nbs/00_core.ipynb", "nbs/index.ipynb", "sginet/core.py", "sginet/__init__.py"): shutil.copy(ROOT / name, tree / name)
-    run = lambda *command: subprocess.run(command, cwd=tree, capture_output=True, text=True, env=env())
-    run("git", "init", "-q"), run("git", "config", "user.email", "a@b"), run("git", "config", "user.name", "a")
+    for name in (
+        "nbs/00_images.ipynb",
+        "nbs/index.ipynb",
+        "sginet/core.py",
+        "sginet/__init__.py",
+    ):
+        shutil.copy(ROOT / name, tree / name)
+    run = lambda *command: subprocess.run(
+        command, cwd=tree, capture_output=True, text=True, env=env()
+    )
+    (
+        run("git", "init", "-q"),
+        run("git", "config", "user.email", "a@b"),
+        run("git", "config", "user.name", "a"),
+    )
     run("nbdev-export")
     (tree / "README.md").write_text(run(sys.executable, ".ci/readme.py").stdout)
     run("git", "add", "-A")
@@ -29,27 +49,44 @@ def tree(tmp_path_factory):
 
 
 def env():
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PIP_NO_INDEX": "1"}
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PIP_NO_INDEX": "1",
+    }
 
 
 def hook(tree, name, file=None):
-    command = [sys.executable, "-m", "pre_commit", "run", name, *(["--files", file] if file else ["--all-files"])]
+    command = [
+        sys.executable,
+        "-m",
+        "pre_commit",
+        "run",
+        name,
+        *(["--files", file] if file else ["--all-files"]),
+    ]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True, env=env())
     return done.returncode, done.stdout + done.stderr
 
 
 def test_a_tree_that_is_right_passes(tree):
-    done = subprocess.run([sys.executable, "-m", "pre_commit", "run", "--all-files"], cwd=tree, capture_output=True, text=True, env=env())
+    done = subprocess.run(
+        [sys.executable, "-m", "pre_commit", "run", "--all-files"],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        env=env(),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_notebook_with_metadata_is_cleaned_and_the_commit_stopped(tree):
-    path = tree / "nbs/00_core.ipynb"
+    path = tree / "nbs/00_images.ipynb"
     before = path.read_bytes()
     nb = nbformat.read(path, 4)
     nb.cells[0].metadata["scrolled"] = True
     nbformat.write(nb, path)
-    code, said = hook(tree, "clean", "nbs/00_core.ipynb")
+    code, said = hook(tree, "clean", "nbs/00_images.ipynb")
     assert code == 1 and "cleaned" in said
     assert "scrolled" not in path.read_text(encoding="utf-8")
     path.write_bytes(before)

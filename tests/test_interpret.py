@@ -1,13 +1,30 @@
 """Looking inside on a GPU: the same answers as on the CPU."""
+
 import pytest
 import torch
 
-from sginet.attribution import METHODS, removal, shares
-from sginet.interpret import Taps, before_sim, by_stage, intervene, shuffled, worth_of_guidance
-from sginet.model import SGINet
-from sginet.rain import render
-from sginet.scenes import draw
-from sginet.states import AttributionState, GuidanceState, LevelState, Studio, Weather, explain, show_guidance, show_level
+from sginet.data.rain import render
+from sginet.data.scenes import draw
+from sginet.interpret.attribution import METHODS, removal, shares
+from sginet.interpret.queries import (
+    AttributionState,
+    GuidanceState,
+    LevelState,
+    Studio,
+    Weather,
+    explain,
+    show_guidance,
+    show_level,
+)
+from sginet.interpret.taps import (
+    Taps,
+    before_sim,
+    by_stage,
+    intervene,
+    shuffled,
+    worth_of_guidance,
+)
+from sginet.models.sginet import SGINet
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -27,23 +44,48 @@ def test_every_question_is_answered_on_the_device(model, case):
     rain, clean, labels = case
     device = next(model.parameters()).device
     inputs = before_sim(model, rain.to(device))
-    change = intervene(model, inputs, shuffled(inputs.cut(inputs.guidance)), clean, labels)
-    assert change.refined.device == device and torch.isfinite(torch.tensor(change.total))
-    with Taps(model, "sim.sie.2", "sem") as taps, torch.no_grad(): model(rain.to(device))
+    change = intervene(
+        model, inputs, shuffled(inputs.cut(inputs.guidance)), clean, labels
+    )
+    assert change.refined.device == device and torch.isfinite(
+        torch.tensor(change.total)
+    )
+    with Taps(model, "sim.sie.2", "sem") as taps, torch.no_grad():
+        model(rain.to(device))
     assert {x.device.type for x in taps.values()} == {"cpu"}
-    assert by_stage(model, [case])["refined"][0].errors.sum() > 0 and len(worth_of_guidance(model, [case])) == 4
+    assert (
+        by_stage(model, [case])["refined"][0].errors.sum() > 0
+        and len(worth_of_guidance(model, [case])) == 4
+    )
     target = removal(model, (20, 40, 40, 60))
     for kind in METHODS.values():
-        assert all(m.isfinite().all() and m.abs().max() > 0 for m in kind()(target, inputs).maps.values())
+        assert all(
+            m.isfinite().all() and m.abs().max() > 0
+            for m in kind()(target, inputs).maps.values()
+        )
     found = shares(target, inputs)
     assert abs(sum(found[:3]) - found.total) < 1e-4
 
 
 def test_explorers_answers_on_the_device(model):
     studio, weather = Studio(model), Weather(width=256)
-    assert len(show_guidance(studio, weather, GuidanceState(kind="true labels", right="error of the refined picture")).rows) > 3
+    assert (
+        len(
+            show_guidance(
+                studio,
+                weather,
+                GuidanceState(kind="true labels", right="error of the refined picture"),
+            ).rows
+        )
+        > 3
+    )
     assert show_level(studio, weather, LevelState())[0].size == (256, 128)
-    assert explain(studio, weather, AttributionState(), METHODS["Ablation per class"]()).maps["guidance"].device.type == "cpu"
+    assert (
+        explain(studio, weather, AttributionState(), METHODS["Ablation per class"]())
+        .maps["guidance"]
+        .device.type
+        == "cpu"
+    )
 
 
 def test_cpu_and_gpu_agree(case):

@@ -1,9 +1,9 @@
 """What the lessons promise, but for their cells, which `nbdev-test` runs with all solutions."""
+
 import ast
 import os
 import re
 import subprocess
-import sys
 import sysconfig
 import venv
 from pathlib import Path
@@ -24,47 +24,101 @@ def test_a_lesson_has_what_every_lesson_has(path):
     cells = nbformat.read(path, 4).cells
     text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
     assert re.match(r"# Lesson \d: .+\n\n> .+", cells[0].source)
-    assert path.name in cells[1].source and "colab" in cells[1].source, "the badge comes second"
+    assert path.name in cells[1].source and "colab" in cells[1].source, (
+        "the badge comes second"
+    )
     assert "find_spec" in cells[2].source, "the first code cell installs"
     assert 15 <= int(re.search(r"\*\*Time\*\*: (\d+) minutes", text)[1]) <= 40
-    for part in ("**What it is for.**", "**You need**", "**Words.**" if path.name[0] != "1" else "**Two words.**", "## Exercises", "## What you know now", "would break"): assert part in text, part
-    assert not any(re.search(r"^#\| *(export|default_exp)", c.source, re.M) for c in cells), "a lesson exports nothing"
+    for part in (
+        "**What it is for.**",
+        "**You need**",
+        "**Words.**" if path.name[0] != "1" else "**Two words.**",
+        "## Exercises",
+        "## What you know now",
+        "would break",
+    ):
+        assert part in text, part
+    assert not any(
+        re.search(r"^#\| *(export|default_exp)", c.source, re.M) for c in cells
+    ), "a lesson exports nothing"
     solved = [c for c in cells if "solution" in c.metadata.get("tags", [])]
     asked = re.findall(r"^### (\d)\. ", text, re.M)
     assert 3 <= len(asked) <= 5 and len(solved) == len(asked)
     for n, cell in zip(asked, solved):
-        assert cell.metadata["jupyter"]["source_hidden"] and f"exercise {n}" in cell.source
-        assert f"check_{n}(" in cell.source, "the solution is put to the check that the student uses"
+        assert (
+            cell.metadata["jupyter"]["source_hidden"] and f"exercise {n}" in cell.source
+        )
+        assert f"check_{n}(" in cell.source, (
+            "the solution is put to the check that the student uses"
+        )
         check = cells[cells.index(cell) - 1].source
-        assert f"def check_{n}(" in check and "# your answer" in check and any(isinstance(x, ast.Assert) for x in ast.walk(ast.parse(check)))
+        assert (
+            f"def check_{n}(" in check
+            and "# your answer" in check
+            and any(isinstance(x, ast.Assert) for x in ast.walk(ast.parse(check)))
+        )
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
 def test_every_output_is_there_and_no_picture_is_missing(path):
     for c in nbformat.read(path, 4).cells:
-        if c.cell_type == "code" and re.search(r"^show_images\(|^fig$|^learn\.show_results", c.source, re.M): assert any("image/png" in o.get("data", {}) for o in c.outputs), c.source[:80]
+        if c.cell_type == "code" and re.search(
+            r"^show_images\(|^fig$|^learn\.show_results", c.source, re.M
+        ):
+            assert any("image/png" in o.get("data", {}) for o in c.outputs), c.source[
+                :80
+            ]
 
 
 def test_the_teachers_page_knows_every_lesson():
     page = (ROOT / "nbs/lessons/teacher.md").read_text(encoding="utf-8")
-    for path in LESSONS: assert f"({path.name})" in page
+    for path in LESSONS:
+        assert f"({path.name})" in page
 
 
 def test_the_first_cell_installs_where_nothing_is_installed(tmp_path):
     """In an environment that has all requirements and no sginet, with this checkout in the place of the public address."""
-    if subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True).returncode: pytest.skip("not a git checkout")
+    if subprocess.run(
+        ["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True
+    ).returncode:
+        pytest.skip("not a git checkout")
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv/bin/python"
-    site = Path(subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True).stdout.strip())
-    (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")  # .pth files in there, an editable sginet's among them, are not followed
-    cell = next(c.source for c in nbformat.read(LESSONS[0], 4).cells if c.id == "install")
+    site = Path(
+        subprocess.run(
+            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    )
+    (site / "requirements.pth").write_text(
+        sysconfig.get_path("purelib") + "\n"
+    )  # .pth files in there, an editable sginet's among them, are not followed
+    cell = next(
+        c.source for c in nbformat.read(LESSONS[0], 4).cells if c.id == "install"
+    )
     here = re.sub(r"git\+https?://\S+", f"git+file://{ROOT}", cell)
     assert here != cell
     script = tmp_path / "cell.py"
-    script.write_text(f"from IPython.core.interactiveshell import InteractiveShell\nr = InteractiveShell.instance().run_cell({here!r})\nr.raise_error()\n"
-                      "import importlib; importlib.invalidate_caches()\nimport sginet; print(sginet.__file__)\nfrom sginet.model import shipped; print(list(shipped()))\n")
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    first, second = (subprocess.run([python, script], capture_output=True, text=True, env=env, cwd=tmp_path) for _ in range(2))
+    script.write_text(
+        f"from IPython.core.interactiveshell import InteractiveShell\nr = InteractiveShell.instance().run_cell({here!r})\nr.raise_error()\n"
+        "import importlib; importlib.invalidate_caches()\nimport sginet; print(sginet.__file__)\nfrom sginet.models.sginet import shipped; print(list(shipped()))\n"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+        "PIP_NO_DEPS": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",
+        "PIP_NO_INDEX": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    first, second = (
+        subprocess.run(
+            [python, script], capture_output=True, text=True, env=env, cwd=tmp_path
+        )
+        for _ in range(2)
+    )
     assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
     assert str(site) in first.stdout and "tiny" in first.stdout
-    assert second.returncode == 0 and second.stdout.endswith(first.stdout.strip().split("\n", 1)[-1].split("\n")[-1] + "\n")  # and then does nothing
+    assert second.returncode == 0 and second.stdout.endswith(
+        first.stdout.strip().split("\n", 1)[-1].split("\n")[-1] + "\n"
+    )  # and then does nothing

@@ -1,4 +1,5 @@
 """What leaves the house: the sdist, the wheel built from it, its commands, and the texts that must agree with each other."""
+
 import configparser
 import os
 import re
@@ -13,14 +14,27 @@ from pathlib import Path
 import pytest
 import setuptools
 
-try: import tomllib
-except ModuleNotFoundError: import tomli as tomllib  # Python 3.10; comes with build
+try:
+    import tomllib
+except ModuleNotFoundError:
+    import tomli as tomllib  # Python 3.10; comes with build
 
 ROOT = Path(__file__).resolve().parent.parent
 # setuptools' name of each field of [project]; requires-python stands in pyproject.toml itself, for pip reads it there
-FIELDS = {"version": "version", "description": "description", "long_description": "readme", "author": "authors", "license": "license",
-          "keywords": "keywords", "classifiers": "classifiers", "install_requires": "dependencies", "url": "urls", "project_urls": "urls",
-          "extras_require": "optional-dependencies", "entry_points": "scripts"}
+FIELDS = {
+    "version": "version",
+    "description": "description",
+    "long_description": "readme",
+    "author": "authors",
+    "license": "license",
+    "keywords": "keywords",
+    "classifiers": "classifiers",
+    "install_requires": "dependencies",
+    "url": "urls",
+    "project_urls": "urls",
+    "extras_require": "optional-dependencies",
+    "entry_points": "scripts",
+}
 # as a user would: nothing of the source tree may be seen, and a wheel that lacks a module fails here
 IMPORT_ALL = """
 import importlib, pathlib, sys
@@ -29,7 +43,7 @@ sys.path.insert(0, str(target))
 for name in sys.argv[2:]:
     module = importlib.import_module(name)
     assert target in pathlib.Path(module.__file__).parents, f"{name} came from {module.__file__}"
-from sginet.model import shipped
+from sginet.models.sginet import shipped
 print(*shipped().values(), sep="\\n")
 """
 
@@ -38,18 +52,30 @@ def settings(key):
     """The lines of a setting."""
     config = configparser.ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
-    return config["DEFAULT"][key].split("\n")[1:] if "\n" in config["DEFAULT"][key] else [config["DEFAULT"][key]]
+    return (
+        config["DEFAULT"][key].split("\n")[1:]
+        if "\n" in config["DEFAULT"][key]
+        else [config["DEFAULT"][key]]
+    )
 
 
 def shipped_folders():
     """The shipped models that the tree holds."""
-    return [name for name in settings("shipped_weights") if (ROOT / "weights" / name / "model.safetensors").exists()]
+    return [
+        name
+        for name in settings("shipped_weights")
+        if (ROOT / "weights" / name / "model.safetensors").exists()
+    ]
 
 
 def run(*command, **kwargs):
     """Its standard output; a failure shows both streams."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **kwargs)
-    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, **kwargs
+    )
+    assert done.returncode == 0, (
+        f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    )
     return done.stdout
 
 
@@ -59,13 +85,38 @@ def wheel(tmp_path_factory):
     top = tmp_path_factory.mktemp("build")
     tree = top / "tree"
     tree.mkdir()
-    for name in ("settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"):
+    for name in (
+        "settings.ini",
+        "setup.py",
+        "pyproject.toml",
+        "MANIFEST.in",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "Makefile",
+    ):
         shutil.copy(ROOT / name, tree)
-    shutil.copytree(ROOT / "sginet", tree / "sginet", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "weights", tree / "weights", ignore=lambda folder, names: [
-        n for n in names if n == "__pycache__" or (Path(folder) == ROOT / "weights" and (Path(folder) / n).is_dir() and n not in shipped_folders())])
+    shutil.copytree(
+        ROOT / "sginet", tree / "sginet", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copytree(
+        ROOT / "weights",
+        tree / "weights",
+        ignore=lambda folder, names: [
+            n
+            for n in names
+            if n == "__pycache__"
+            or (
+                Path(folder) == ROOT / "weights"
+                and (Path(folder) / n).is_dir()
+                and n not in shipped_folders()
+            )
+        ],
+    )
     (tree / "weights" / "private").mkdir()
-    for name in ("config.json", "model.safetensors"): (tree / "weights" / "private" / name).write_text("{}")
+    for name in ("config.json", "model.safetensors"):
+        (tree / "weights" / "private" / name).write_text("{}")
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", top / "dist", tree)
     [built] = (top / "dist").glob("*.whl")
     return built
@@ -75,17 +126,39 @@ def wheel(tmp_path_factory):
 def installed(wheel, tmp_path_factory):
     """A folder with the wheel, and nothing else, installed."""
     target = tmp_path_factory.mktemp("installed")
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check", "--target", target, wheel)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--disable-pip-version-check",
+        "--target",
+        target,
+        wheel,
+    )
     return target
 
 
 def test_wheel_holds_all_modules_and_only_the_shipped_weights(wheel):
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     modules = {f.relative_to(ROOT).as_posix() for f in (ROOT / "sginet").rglob("*.py")}
-    beside = {f"sginet/weights/{f.name}" for f in (ROOT / "weights").iterdir() if f.name == "README.md" or f.suffix == ".py"}
-    models = {f"sginet/weights/{folder}/{f.name}" for folder in shipped_folders() for f in (ROOT / "weights" / folder).iterdir()
-              if f.name in ("card.json", "config.json", "model.safetensors")}
-    assert all(f"sginet/weights/{folder}/card.json" in names for folder in shipped_folders())
+    beside = {
+        f"sginet/weights/{f.name}"
+        for f in (ROOT / "weights").iterdir()
+        if f.name == "README.md" or f.suffix == ".py"
+    }
+    models = {
+        f"sginet/weights/{folder}/{f.name}"
+        for folder in shipped_folders()
+        for f in (ROOT / "weights" / folder).iterdir()
+        if f.name in ("card.json", "config.json", "model.safetensors")
+    }
+    assert all(
+        f"sginet/weights/{folder}/card.json" in names for folder in shipped_folders()
+    )
     assert names == modules | beside | models
 
 
@@ -93,26 +166,67 @@ def test_wheel_says_what_settings_say(wheel):
     with zipfile.ZipFile(wheel) as z:
         info = {Path(n).name: z.read(n) for n in z.namelist() if ".dist-info/" in n}
     meta = message_from_bytes(info["METADATA"])
-    assert meta["Version"] == settings("version")[0] and meta["Summary"] == settings("description")[0] and meta["Author"] == settings("author")[0]
-    assert settings("license")[0] in (meta["License"], meta["License-Expression"]) and "LICENSE" in info
-    assert [r for r in meta.get_all("Requires-Dist") if "extra ==" not in r] == settings("requirements")
-    extras = {e: [r.split(";")[0].strip() for r in meta.get_all("Requires-Dist") if re.search(rf"extra == .{e}.", r)] for e in ("dev", "export")}
-    assert extras == {"dev": settings("dev_requirements") + settings("export_requirements"), "export": settings("export_requirements")}
-    assert meta.get_payload(decode=True).decode().strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
-    scripts = [line.replace(" ", "") for line in info["entry_points.txt"].decode().splitlines() if "=" in line]
+    assert (
+        meta["Version"] == settings("version")[0]
+        and meta["Summary"] == settings("description")[0]
+        and meta["Author"] == settings("author")[0]
+    )
+    assert (
+        settings("license")[0] in (meta["License"], meta["License-Expression"])
+        and "LICENSE" in info
+    )
+    assert [
+        r for r in meta.get_all("Requires-Dist") if "extra ==" not in r
+    ] == settings("requirements")
+    extras = {
+        e: [
+            r.split(";")[0].strip()
+            for r in meta.get_all("Requires-Dist")
+            if re.search(rf"extra == .{e}.", r)
+        ]
+        for e in ("dev", "export")
+    }
+    assert extras == {
+        "dev": settings("dev_requirements") + settings("export_requirements"),
+        "export": settings("export_requirements"),
+    }
+    assert (
+        meta.get_payload(decode=True).decode().strip()
+        == (ROOT / "README.md").read_text(encoding="utf-8").strip()
+    )
+    scripts = [
+        line.replace(" ", "")
+        for line in info["entry_points.txt"].decode().splitlines()
+        if "=" in line
+    ]
     assert sorted(scripts) == sorted(settings("console_scripts"))
 
 
 def test_installed_wheel_imports_away_from_the_tree(installed, tmp_path):
-    modules = [f"sginet.{f.stem}" for f in (installed / "sginet").glob("*.py") if not f.stem.startswith("_")]
-    assert "sginet.model" in modules
-    found = run(sys.executable, "-I", "-c", IMPORT_ALL, installed, *modules, cwd=tmp_path)
-    assert sorted(found.split()) == sorted(str(installed / "sginet" / "weights" / name) for name in shipped_folders())
+    modules = [
+        f"sginet.{f.stem}"
+        for f in (installed / "sginet").glob("*.py")
+        if not f.stem.startswith("_")
+    ]
+    assert "sginet.models.sginet" in modules
+    found = run(
+        sys.executable, "-I", "-c", IMPORT_ALL, installed, *modules, cwd=tmp_path
+    )
+    assert sorted(found.split()) == sorted(
+        str(installed / "sginet" / "weights" / name) for name in shipped_folders()
+    )
 
 
-@pytest.mark.parametrize("command", [line.split("=")[0] for line in settings("console_scripts")])
+@pytest.mark.parametrize(
+    "command", [line.split("=")[0] for line in settings("console_scripts")]
+)
 def test_installed_command_explains_itself(installed, tmp_path, command):
-    said = run(installed / "bin" / command, "--help", cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)})
+    said = run(
+        installed / "bin" / command,
+        "--help",
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+    )
     assert said.startswith(f"usage: {command} ")
 
 
@@ -121,28 +235,50 @@ def test_setup_and_pyproject_name_the_same_fields(monkeypatch):
     given = {}
     monkeypatch.setattr(setuptools, "setup", lambda **kwargs: given.update(kwargs))
     runpy.run_path(str(ROOT / "setup.py"))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
     assert {FIELDS[name] for name in given if name in FIELDS} == set(project["dynamic"])
-    assert set(given["entry_points"]) == {"console_scripts"}  # any other group would need "entry-points" in dynamic
-    assert given["name"] == project["name"] and given["python_requires"] == project["requires-python"]
+    assert set(given["entry_points"]) == {
+        "console_scripts"
+    }  # any other group would need "entry-points" in dynamic
+    assert (
+        given["name"] == project["name"]
+        and given["python_requires"] == project["requires-python"]
+    )
 
 
 def test_readme_is_the_index_notebook_and_its_links_lead_somewhere():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme == run(sys.executable, ROOT / ".ci/readme.py")
     links = re.findall(r"\]\(([^)#]+)", readme)
-    assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
+    assert [
+        link
+        for link in links
+        if not link.startswith("http") and not (ROOT / link).exists()
+    ] == []
 
 
 def test_make_installs_once_and_again_only_when_the_metadata_change(tmp_path):
-    for name in ("Makefile", "settings.ini", "setup.py", "pyproject.toml"): shutil.copy(ROOT / name, tmp_path)
-    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}  # of the make that may run this test
-    def installs(): return "pip install" in run("make", "-n", "demo", cwd=tmp_path, env=env)
+    for name in ("Makefile", "settings.ini", "setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }  # of the make that may run this test
+
+    def installs():
+        return "pip install" in run("make", "-n", "demo", cwd=tmp_path, env=env)
+
     assert installs()
     (tmp_path / ".venv").mkdir()
     run("make", "-t", "demo", cwd=tmp_path, env=env)
     assert not installs()
-    os.utime(tmp_path / "pyproject.toml", (2**32, 2**32))  # nbdev-export writes it anew with the same text
+    os.utime(
+        tmp_path / "pyproject.toml", (2**32, 2**32)
+    )  # nbdev-export writes it anew with the same text
     assert not installs()
-    with open(tmp_path / "settings.ini", "a") as f: f.write("    sginet-new=sginet.cli:new\n")
+    with open(tmp_path / "settings.ini", "a") as f:
+        f.write("    sginet-new=sginet.cli:new\n")
     assert installs()

@@ -1,4 +1,5 @@
 """Training as a whole: killed, out of disk, stopped, in two processes, by each recipe; and the evaluation of what came out."""
+
 import csv
 import os
 import resource
@@ -7,47 +8,82 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sginet import cli
-from sginet.core import save_image
-from sginet.data import CAMVID
-from sginet.model import SGINet
-from sginet.scenes import draw
+from sginet.cli import commands as cli
+from sginet.data.datasets import CAMVID
+from sginet.data.scenes import draw
+from sginet.images import save_image
+from sginet.models.sginet import SGINet
 
-COMMAND = "import sys; from sginet.cli import train; sys.exit(train())"
-SMALL = ["--width", "4", "--sem", "small", "--sem-weights", "untrained", "--crop", "64", "--batch", "2", "--vgg-width", "8", "--lr", "4e-3", "--csd-from", "2", "--panels", "1",
-         "--device", "cpu"]
+COMMAND = "import sys; from sginet.cli.commands import train; sys.exit(train())"
+SMALL = [
+    "--width",
+    "4",
+    "--sem",
+    "small",
+    "--sem-weights",
+    "untrained",
+    "--crop",
+    "64",
+    "--batch",
+    "2",
+    "--vgg-width",
+    "8",
+    "--lr",
+    "4e-3",
+    "--csd-from",
+    "2",
+    "--panels",
+    "1",
+    "--device",
+    "cpu",
+]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Ten small streets to train on, three to validate on, with CamVid's twelve classes."""
-    root, known = tmp_path_factory.mktemp("data"), {train_id: number for number, train_id in enumerate(CAMVID)}
+    root, known = (
+        tmp_path_factory.mktemp("data"),
+        {train_id: number for number, train_id in enumerate(CAMVID)},
+    )
     for split, numbers in (("train", range(10)), ("val", range(100, 103))):
         for i in numbers:
             scene = draw(i, 72, 104)
             save_image(scene.image, root / split / "images" / f"street{i}.png")
             (root / split / "labels").mkdir(exist_ok=True)
-            Image.fromarray(np.vectorize(lambda c: known.get(c, 11))(scene.classes[0].numpy()).astype(np.uint8)).save(root / split / "labels" / f"street{i}.png")
+            Image.fromarray(
+                np.vectorize(lambda c: known.get(c, 11))(
+                    scene.classes[0].numpy()
+                ).astype(np.uint8)
+            ).save(root / split / "labels" / f"street{i}.png")
     return root
 
 
 def start(*args, launcher=()):
     """A training in a process group of its own."""
-    return subprocess.Popen([*(launcher or (sys.executable, "-c", COMMAND)), *map(str, args)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        [*(launcher or (sys.executable, "-c", COMMAND)), *map(str, args)],
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def finish(process, code=0):
     """Both its streams, when it has ended with this exit code."""
     out, err = process.communicate(timeout=400)
-    assert process.returncode == code, f"exit code {process.returncode}\n{out[-3000:]}\n{err[-3000:]}"
+    assert process.returncode == code, (
+        f"exit code {process.returncode}\n{out[-3000:]}\n{err[-3000:]}"
+    )
     return out, err
 
 
@@ -55,12 +91,13 @@ def wait_for(file, process):
     """Until a file is there."""
     while not file.exists():
         assert process.poll() is None, process.communicate()
-        time.sleep(.02)
+        time.sleep(0.02)
 
 
 def history(run):
     """The rows of history.csv, but for the seconds."""
-    with open(run / "history.csv") as f: return [row[:-1] for row in csv.reader(f)]
+    with open(run / "history.csv") as f:
+        return [row[:-1] for row in csv.reader(f)]
 
 
 def train(*args):
@@ -78,7 +115,8 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def settings(data): return ["--data", data, "--rate", "both", "--epochs", 3, *SMALL]
+def settings(data):
+    return ["--data", data, "--rate", "both", "--epochs", 3, *SMALL]
 
 
 @pytest.fixture(scope="module")
@@ -90,45 +128,87 @@ def whole(settings, tmp_path_factory):
 
 
 def test_a_run_leaves_everything(whole):
-    assert sorted(f.name for f in whole.iterdir()) == ["checkpoints", "config.json", "curves.png", "history.csv", "log.txt", "model", "panels", "start"]
-    assert [f.name for f in sorted((whole / "checkpoints").iterdir())] == ["epoch_0001.pt", "epoch_0002.pt"]
+    assert sorted(f.name for f in whole.iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "curves.png",
+        "history.csv",
+        "log.txt",
+        "model",
+        "panels",
+        "start",
+    ]
+    assert [f.name for f in sorted((whole / "checkpoints").iterdir())] == [
+        "epoch_0001.pt",
+        "epoch_0002.pt",
+    ]
     assert len(list((whole / "panels").iterdir())) == 3 and not list(whole.rglob(".*"))
     rows = history(whole)
-    assert len(rows) == 4 and {"l_ssim", "l_perceptual", "l_csd", "l_residual", "l_total", "psnr", "miou_rain", "miou_clean"} <= set(rows[0])
+    assert len(rows) == 4 and {
+        "l_ssim",
+        "l_perceptual",
+        "l_csd",
+        "l_residual",
+        "l_total",
+        "psnr",
+        "miou_rain",
+        "miou_clean",
+    } <= set(rows[0])
     card = (whole / "model" / "README.md").read_text()
     best = max(float(r[rows[0].index("psnr")]) for r in rows[1:])
-    assert "The perceptual loss used a fixed random VGG16" in card and f"psnr {best:.4g}" in card
+    assert (
+        "The perceptual loss used a fixed random VGG16" in card
+        and f"psnr {best:.4g}" in card
+    )
     assert not SGINet.from_pretrained(whole / "model").training
     config = (whole / "config.json").read_text()
-    for fact in ('"seed": 0', '"torch"', '"commit"', '"command"'): assert fact in config
+    for fact in ('"seed": 0', '"torch"', '"commit"', '"command"'):
+        assert fact in config
 
 
 def test_killed_in_the_middle_of_an_epoch_and_resumed(whole, settings, tmp_path):
     run = tmp_path / "killed"
-    process = start("--out", run, *settings, "--workers", 2)  # the undisturbed run read by itself
+    process = start(
+        "--out", run, *settings, "--workers", 2
+    )  # the undisturbed run read by itself
     wait_for(run / "checkpoints" / "epoch_0000.pt", process)
-    time.sleep(.3)  # into the next epoch
+    time.sleep(0.3)  # into the next epoch
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     done = len(list((run / "panels").iterdir()))
-    assert process.returncode == -signal.SIGKILL and done < 3, "it was over before the kill"
+    assert process.returncode == -signal.SIGKILL and done < 3, (
+        "it was over before the kill"
+    )
     assert train("--resume", run) == 0
     out = (run / "log.txt").read_text()
     assert "a fixed random VGG16 (width 8, seed 0)" in out and out.count("goes on") == 1
     assert "goes on: 1 of 3 epochs done" in out or "goes on: 2 of 3 epochs done" in out
     assert history(run) == history(whole)  # all digits
-    for a, b in zip(*(SGINet.from_pretrained(r / "model").state_dict().values() for r in (run, whole))): assert torch.equal(a, b)
+    for a, b in zip(
+        *(
+            SGINet.from_pretrained(r / "model").state_dict().values()
+            for r in (run, whole)
+        )
+    ):
+        assert torch.equal(a, b)
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(whole, settings, tmp_path):
     run = tmp_path / "full"
     process = start("--out", run, *settings)
     wait_for(run / "checkpoints" / "epoch_0000.pt", process)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))  # from now on nothing larger can be written
+    resource.prlimit(
+        process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000)
+    )  # from now on nothing larger can be written
     _, err = finish(process, 1)
-    assert "could not be written" in err and "what was written before it is whole" in err and f"sginet-train --resume {run}" in err
+    assert (
+        "could not be written" in err
+        and "what was written before it is whole" in err
+        and f"sginet-train --resume {run}" in err
+    )
     assert not list(run.rglob(".*"))
-    for file in (run / "checkpoints").iterdir(): torch.load(file, weights_only=True)
+    for file in (run / "checkpoints").iterdir():
+        torch.load(file, weights_only=True)
     SGINet.from_pretrained(run / "model")
     assert train("--resume", run) == 0
     assert history(run) == history(whole)
@@ -136,9 +216,12 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(whole, settings, tmp_path):
 
 def test_ctrl_c_says_how_to_go_on(settings, tmp_path, capsys):
     run = tmp_path / "stopped"
+
     def press():
-        while not (run / "checkpoints" / "epoch_0000.pt").exists(): time.sleep(.01)
+        while not (run / "checkpoints" / "epoch_0000.pt").exists():
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
+
     threading.Thread(target=press, daemon=True).start()
     assert train("--out", run, *settings) == 1
     err = capsys.readouterr().err
@@ -146,66 +229,193 @@ def test_ctrl_c_says_how_to_go_on(settings, tmp_path, capsys):
     assert not list(run.rglob(".*")) and not torch.is_autocast_enabled("cpu")
 
 
-def test_batches_that_explode_are_named_and_end_the_training(data, settings, tmp_path, capsys):
-    assert train("--out", tmp_path / "run", *settings, "--skip", "1e-12", "--epochs", 9) == 1
+def test_batches_that_explode_are_named_and_end_the_training(
+    data, settings, tmp_path, capsys
+):
+    assert (
+        train("--out", tmp_path / "run", *settings, "--skip", "1e-12", "--epochs", 9)
+        == 1
+    )
     said = capsys.readouterr()
-    assert "epoch 1, batch 0: the loss is" in said.out and str(data / "train" / "images") in said.out
-    assert "20 batches in a row were skipped" in said.err and "Exception occured" not in said.err
+    assert (
+        "epoch 1, batch 0: the loss is" in said.out
+        and str(data / "train" / "images") in said.out
+    )
+    assert (
+        "20 batches in a row were skipped" in said.err
+        and "Exception occured" not in said.err
+    )
 
 
 def test_the_reference_recipe(data, tmp_path):
     run = tmp_path / "reference"
-    assert train("--out", run, "--recipe", "reference", "--data", data, *SMALL, "--epochs", 1, "--csd-from", 0, "--data-range", "2-5/1-2", "--weights", "1*SSIM+1*PER+1*SEG+0.01*MSE") == 0
+    assert (
+        train(
+            "--out",
+            run,
+            "--recipe",
+            "reference",
+            "--data",
+            data,
+            *SMALL,
+            "--epochs",
+            1,
+            "--csd-from",
+            0,
+            "--data-range",
+            "2-5/1-2",
+            "--weights",
+            "1*SSIM+1*PER+1*SEG+0.01*MSE",
+        )
+        == 0
+    )
     rows = history(run)
     state = torch.load(run / "checkpoints" / "epoch_0000.pt", weights_only=True)
-    assert "psnr_release" in rows[0] and state["best"][0] == float(rows[1][rows[0].index("psnr_release")])
+    assert "psnr_release" in rows[0] and state["best"][0] == float(
+        rows[1][rows[0].index("psnr_release")]
+    )
     [group] = state["optimiser"]["param_groups"]
-    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"], state["train_iter"]) == (4e-3, (.9, .999), 1e-8, 0, 2)
+    assert (
+        group["lr"],
+        group["betas"],
+        group["eps"],
+        group["weight_decay"],
+        state["train_iter"],
+    ) == (4e-3, (0.9, 0.999), 1e-8, 0, 2)
     assert '"output": "absolute"' in (run / "model" / "config.json").read_text()
 
 
 def test_accumulated_and_low_precision(data, tmp_path):
-    from sginet.learner import cpu_has_bfloat16
-    options = ["--data", data, *SMALL, "--epochs", 2, "--accumulate", 2] + (["--precision", "bfloat16"] if cpu_has_bfloat16() else [])
+    from sginet.train.learner import cpu_has_bfloat16
+
+    options = ["--data", data, *SMALL, "--epochs", 2, "--accumulate", 2] + (
+        ["--precision", "bfloat16"] if cpu_has_bfloat16() else []
+    )
     assert train("--out", tmp_path / "run", *options) == 0
-    state = torch.load(tmp_path / "run" / "checkpoints" / "epoch_0001.pt", weights_only=True)
-    assert state["train_iter"] == 10 and state["optimiser"]["state"][0]["step"] == 4  # five batches are two steps an epoch, none over its end
+    state = torch.load(
+        tmp_path / "run" / "checkpoints" / "epoch_0001.pt", weights_only=True
+    )
+    assert (
+        state["train_iter"] == 10 and state["optimiser"]["state"][0]["step"] == 4
+    )  # five batches are two steps an epoch, none over its end
 
 
 def test_any_segmentation_network_of_torchvision_judges(data, tmp_path):
     run = tmp_path / "run"
     options = [o if o != "small" else "lraspp_mobilenet_v3_large" for o in SMALL]
-    assert train("--out", run, "--data", data, "--epochs", 1, *options, "--sem-learns") == 0
-    before, after = (SGINet.from_pretrained(run / f).sem.state_dict() for f in ("start", "model"))
+    assert (
+        train("--out", run, "--data", data, "--epochs", 1, *options, "--sem-learns")
+        == 0
+    )
+    before, after = (
+        SGINet.from_pretrained(run / f).sem.state_dict() for f in ("start", "model")
+    )
     moved = [k for k in before if not torch.equal(before[k], after[k])]
-    assert moved and not [k for k in moved if "running" in k or "num_batches" in k]  # weights learn, statistics stay
+    assert moved and not [
+        k for k in moved if "running" in k or "num_batches" in k
+    ]  # weights learn, statistics stay
 
 
 def test_vgg_that_cannot_be_fetched_is_random_and_said(tmp_path):
-    code = "from sginet.losses import vgg16_features; print(vgg16_features(download=True).source)"
-    env = {**ENV, "TORCH_HOME": str(tmp_path), **{k: "http://127.0.0.1:9" for k in ("HTTPS_PROXY", "https_proxy")}, "NO_PROXY": "", "no_proxy": ""}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert "downloading torchvision's VGG16, 528 MB" in done.stdout and "a fixed random VGG16 (width 64, seed 0)" in done.stdout and "could not be downloaded" in done.stderr
+    code = "from sginet.losses.sginet_loss import vgg16_features; print(vgg16_features(download=True).source)"
+    env = {
+        **ENV,
+        "TORCH_HOME": str(tmp_path),
+        **{k: "http://127.0.0.1:9" for k in ("HTTPS_PROXY", "https_proxy")},
+        "NO_PROXY": "",
+        "no_proxy": "",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True
+    )
+    assert (
+        "downloading torchvision's VGG16, 528 MB" in done.stdout
+        and "a fixed random VGG16 (width 64, seed 0)" in done.stdout
+        and "could not be downloaded" in done.stderr
+    )
 
 
 def test_evaluation_of_stored_pairs_and_of_other_programs(data, tmp_path):
     """At both rates: rain that was stored, a model, and pictures of another program; the interval's ends hold the mean between them."""
-    from sginet.rain import render
-    from sginet.core import as_batch
+    from sginet.data.rain import render
+    from sginet.images import as_batch
+
     for rate in (100, 200):
         for i, clean in enumerate(sorted((data / "val" / "images").iterdir())):
             x = as_batch(clean)[0]
             rain = render(x, rate, i).rainy
-            for kind, image in (("rain", rain), ("norain", x)): save_image(image, tmp_path / "pairs" / "val" / f"{rate}mm" / kind / clean.name)
+            for kind, image in (("rain", rain), ("norain", x)):
+                save_image(
+                    image, tmp_path / "pairs" / "val" / f"{rate}mm" / kind / clean.name
+                )
             save_image((x + rain) / 2, tmp_path / "other" / f"{rate}mm" / clean.name)
     out = tmp_path / "eval"
-    assert cli.evaluation([*map(str, ["--model", "tiny", "--results", f"half={tmp_path}/other/{{rate}}", "--data", tmp_path / "pairs", "--out", out, "--device", "cpu"])]) == 0
-    with open(out / "table.csv") as f: rows = [r for r in csv.DictReader(f) if r["source"] == "measured"]
-    assert [(r["condition"], r["method"]) for r in rows] == [(c, m) for c in ("100 mm/h", "200 mm/h") for m in ("Rain", "tiny", "half", "No rain")]
-    for r in rows: assert r["method"] == "No rain" or float(r["psnr_low"]) <= float(r["psnr"]) <= float(r["psnr_high"])
-    for c in (0, 4): assert float(rows[c + 2]["psnr"]) == pytest.approx(float(rows[c]["psnr"]) + 6.02, abs=.15)  # half the error
+    assert (
+        cli.evaluation(
+            [
+                *map(
+                    str,
+                    [
+                        "--model",
+                        "tiny",
+                        "--results",
+                        f"half={tmp_path}/other/{{rate}}",
+                        "--data",
+                        tmp_path / "pairs",
+                        "--out",
+                        out,
+                        "--device",
+                        "cpu",
+                    ],
+                )
+            ]
+        )
+        == 0
+    )
+    with open(out / "table.csv") as f:
+        rows = [r for r in csv.DictReader(f) if r["source"] == "measured"]
+    assert [(r["condition"], r["method"]) for r in rows] == [
+        (c, m)
+        for c in ("100 mm/h", "200 mm/h")
+        for m in ("Rain", "tiny", "half", "No rain")
+    ]
+    for r in rows:
+        assert r["method"] == "No rain" or float(r["psnr_low"]) <= float(
+            r["psnr"]
+        ) <= float(r["psnr_high"])
+    for c in (0, 4):
+        assert float(rows[c + 2]["psnr"]) == pytest.approx(
+            float(rows[c]["psnr"]) + 6.02, abs=0.15
+        )  # half the error
     text = (out / "table.md").read_text()
-    assert text.count("## Measured") == 2 and text.count("## Published") == 2 and "mIoU" not in text.split("## Published")[0]  # no labels here
+    assert (
+        text.count("## Measured") == 2
+        and text.count("## Published") == 2
+        and "mIoU" not in text.split("## Published")[0]
+    )  # no labels here
     (tmp_path / "other" / "100mm" / "street101.png").write_bytes(b"no picture")
-    assert cli.evaluation([*map(str, ["--results", f"half={tmp_path}/other/{{rate}}", "--data", tmp_path / "pairs", "--rate", 100, "--out", tmp_path / "again", "--device", "cpu"])]) == 1
-    assert "2 pictures" in (tmp_path / "again" / "table.md").read_text()  # the broken one is left out of all rows
+    assert (
+        cli.evaluation(
+            [
+                *map(
+                    str,
+                    [
+                        "--results",
+                        f"half={tmp_path}/other/{{rate}}",
+                        "--data",
+                        tmp_path / "pairs",
+                        "--rate",
+                        100,
+                        "--out",
+                        tmp_path / "again",
+                        "--device",
+                        "cpu",
+                    ],
+                )
+            ]
+        )
+        == 1
+    )
+    assert (
+        "2 pictures" in (tmp_path / "again" / "table.md").read_text()
+    )  # the broken one is left out of all rows

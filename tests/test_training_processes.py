@@ -1,4 +1,5 @@
 """Training in two processes on the CPU (gloo), as torchrun starts them."""
+
 import os
 import signal
 import subprocess
@@ -7,22 +8,28 @@ import sys
 import psutil  # comes with accelerate
 import pytest
 import torch
-
-from sginet.core import save_image
-from sginet.data import rain_dls
-from sginet.scenes import draw
 from test_training import SMALL, finish, history, start, wait_for
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+from sginet.data.scenes import draw
+from sginet.images import save_image
+
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+]
 LEARNER = """
 import sys, warnings; warnings.simplefilter("ignore")
 import torch
 from fastai.callback.core import Callback
-from sginet.data import rain_dls
-from sginet.learner import sginet_learner
-from sginet.losses import vgg16_features
-from sginet.model import SGINet
-from sginet.training import optimiser, processes, recipe
+from sginet.data.datasets import rain_dls
+from sginet.train.learner import sginet_learner
+from sginet.losses.sginet_loss import vgg16_features
+from sginet.models.sginet import SGINet
+from sginet.train.recipes import optimiser, processes, recipe
 
 def one_step(data, batch):
     "The Learner after a step on the first batch, and the gradients it used."
@@ -39,10 +46,12 @@ def one_step(data, batch):
     with processes(learn), learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     return learn, grads
 """
-IN_EACH = LEARNER + """
+IN_EACH = (
+    LEARNER
+    + """
 from fastai.torch_core import num_distrib, rank_distrib
 from torch import distributed
-from sginet.data import RainTransform
+from sginet.data.datasets import RainTransform
 data, out = sys.argv[1:]
 learn, grads = one_step(data, 2)
 assert num_distrib() == 2 == distributed.get_world_size() and distributed.get_backend() == "gloo"
@@ -52,6 +61,7 @@ rain = RainTransform()((torch.full((1, 3, 64, 96), .3),))[0]
 torch.save(dict(rain=rain, grads=grads, state=state, values=list(map(float, learn.recorder.values[0][:5]))), f"{out}/rank{rank_distrib()}.pt")
 distributed.destroy_process_group()
 """
+)
 # as the command, in a process that reports what it writes
 AUDITED = """
 import os, sys
@@ -59,7 +69,7 @@ folder = sys.argv[sys.argv.index("--out" if "--out" in sys.argv else "--resume")
 def hook(event, args):
     if event == "open" and isinstance(args[0], str) and args[0].startswith(folder) and isinstance(args[1], str) and set(args[1]) & set("wax+"): print("RANK", os.environ["RANK"], "WRITES", flush=True)
 sys.addaudithook(hook)
-from sginet.cli import train
+from sginet.cli.commands import train
 sys.exit(train())
 """
 
@@ -69,38 +79,72 @@ def data(tmp_path_factory):
     """Four pictures to train on, and three, an odd number, to validate on."""
     root = tmp_path_factory.mktemp("data")
     for split, numbers in (("train", range(4)), ("val", range(100, 103))):
-        for i in numbers: save_image(draw(i, 72, 104).image, root / split / f"street{i}.png")
+        for i in numbers:
+            save_image(draw(i, 72, 104).image, root / split / f"street{i}.png")
     return root
 
 
 def test_two_processes_are_one_with_the_double_batch(data, tmp_path):
     (tmp_path / "each.py").write_text(IN_EACH)
-    done = subprocess.run([*TORCHRUN, tmp_path / "each.py", data, tmp_path], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(
+        [*TORCHRUN, tmp_path / "each.py", data, tmp_path],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1))
-    assert all(torch.equal(v, second["state"][k]) for k, v in first["state"].items())  # parameters, bit for bit
+    first, second = (
+        torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1)
+    )
+    assert all(
+        torch.equal(v, second["state"][k]) for k, v in first["state"].items()
+    )  # parameters, bit for bit
     assert all(torch.equal(v, second["grads"][k]) for k, v in first["grads"].items())
-    assert not torch.equal(first["rain"], second["rain"])  # made on the batch: another rain in each process, though their seed is one
-    assert first["values"][1:] == second["values"][1:]  # metrics are those of all pictures, on both
+    assert not torch.equal(
+        first["rain"], second["rain"]
+    )  # made on the batch: another rain in each process, though their seed is one
+    assert (
+        first["values"][1:] == second["values"][1:]
+    )  # metrics are those of all pictures, on both
     space = {}
     exec(LEARNER, space)
     learn, grads = space["one_step"](data, 4)
-    errors = {k: ((g - first["grads"][k]).norm() / g.norm()).item() for k, g in grads.items() if g.norm() > 1e-3}
-    print(f"{len(errors)} gradients, worst relative difference {max(errors.values()):.2g} ({max(errors, key=errors.get)})")
+    errors = {
+        k: ((g - first["grads"][k]).norm() / g.norm()).item()
+        for k, g in grads.items()
+        if g.norm() > 1e-3
+    }
+    print(
+        f"{len(errors)} gradients, worst relative difference {max(errors.values()):.2g} ({max(errors, key=errors.get)})"
+    )
     assert len(errors) > 100 and max(errors.values()) < 1e-3
     psnrs = [v for v in (learn.recorder.values[0][2], first["values"][2])]
-    print("PSNR of validation after the step: one process {:.6f}, two {:.6f}".format(*psnrs))
-    assert abs(psnrs[0] - psnrs[1]) < 1e-3  # three pictures over two processes, each counted once
+    print(
+        "PSNR of validation after the step: one process {:.6f}, two {:.6f}".format(
+            *psnrs
+        )
+    )
+    assert (
+        abs(psnrs[0] - psnrs[1]) < 1e-3
+    )  # three pictures over two processes, each counted once
 
 
 def test_two_processes_write_once_and_resume(data, tmp_path):
     (tmp_path / "train.py").write_text(AUDITED)
-    launcher, settings = [*TORCHRUN, str(tmp_path / "train.py")], ["--data", data, "--rate", "both", "--epochs", 3, *SMALL]
+    launcher, settings = (
+        [*TORCHRUN, str(tmp_path / "train.py")],
+        ["--data", data, "--rate", "both", "--epochs", 3, *SMALL],
+    )
     out, _ = finish(start("--out", tmp_path / "whole", *settings, launcher=launcher))
-    assert "RANK 0 WRITES" in out and "RANK 1 WRITES" not in out and out.count("begins: 0 of 3 epochs done, on cpu, 2 process(es)") == 1
+    assert (
+        "RANK 0 WRITES" in out
+        and "RANK 1 WRITES" not in out
+        and out.count("begins: 0 of 3 epochs done, on cpu, 2 process(es)") == 1
+    )
     process = start("--out", tmp_path / "killed", *settings, launcher=launcher)
     wait_for(tmp_path / "killed" / "checkpoints" / "epoch_0000.pt", process)
-    for p in [*psutil.Process(process.pid).children(recursive=True), process]: p.send_signal(signal.SIGKILL)
+    for p in [*psutil.Process(process.pid).children(recursive=True), process]:
+        p.send_signal(signal.SIGKILL)
     process.communicate()
     out, _ = finish(start("--resume", tmp_path / "killed", launcher=launcher))
     assert "RANK 1 WRITES" not in out
