@@ -10,7 +10,7 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-from sginet.images import COLOURS
+from sginet.images import CLASS_COLOURS
 from sginet.interpret.figures import DISTINCT
 
 LIMIT = 1.5e6  # bytes a notebook may have
@@ -30,7 +30,7 @@ def small(png):
         255,
         255,
         255,
-        *COLOURS.ravel().tolist(),
+        *CLASS_COLOURS.ravel().tolist(),
         *DISTINCT.ravel().tolist(),
     ]
     palette.putpalette(

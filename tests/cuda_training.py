@@ -18,7 +18,7 @@ from fastai.data.core import DataLoaders
 from matplotlib.figure import Figure
 
 from sginet.data.datasets import SampleLoader, drawn_scenes
-from sginet.images import whole
+from sginet.images import atomic_write
 from sginet.models.sginet import SGINet
 from sginet.train.learner import cpu_has_bfloat16
 from sginet.train.recipes import _learner, recipe, surroundings
@@ -174,7 +174,7 @@ def main():
         facts = dict(
             settings={k: str(v) for k, v in vars(args).items()}, **surroundings()
         )
-        with whole(args.out / "steps.json") as half:
+        with atomic_write(args.out / "steps.json") as half:
             half.write_text(
                 json.dumps(dict(results=results, **facts), default=str)
             )  # after each: a crash loses one
@@ -186,7 +186,7 @@ def main():
         f"| {n} | {r['median']:.4f} | {base / r['median']:.2f} | {r['first']:.1f} | {'' if r['peak'] is None else format(r['peak'], '.2f')} | {r['losses'][-1]:.3f} |"
         for n, r in results.items()
     ]
-    with whole(args.out / "table.md") as half:
+    with atomic_write(args.out / "table.md") as half:
         half.write_text("\n".join(table) + "\n")
     fig = Figure(figsize=(6, 3.5), layout="constrained")
     ax = fig.subplots()
@@ -194,7 +194,7 @@ def main():
         ax.plot(r["losses"], label=n, lw=1)
     ax.set(xlabel="step", ylabel="total loss", yscale="log")
     ax.legend(fontsize=7)
-    with whole(args.out / "curves.png") as half:
+    with atomic_write(args.out / "curves.png") as half:
         fig.savefig(half, format="png", dpi=110)
     print(*table, sep="\n")
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from sginet.data.datasets import SampleLoader, drawn_scenes, labelled_photos
 from sginet.evaluate.compare import Batches, SGINetRow, Training, score, write_csv
-from sginet.images import IGNORE, whole
+from sginet.images import IGNORE, atomic_write
 from sginet.losses.sginet_loss import SGINetLoss, vgg16_features
 from sginet.metrics import SegmentationScore
 from sginet.models.sem import guidance
@@ -163,7 +163,7 @@ def train(folder, variant, seed, s, device):
             s["pictures"],
             device,
         )
-    with whole(folder / "result.json") as half:
+    with atomic_write(folder / "result.json") as half:
         half.write_text(json.dumps(result))
 
 
@@ -228,7 +228,7 @@ def run(
     )
     if file.exists() and (old := json.loads(file.read_text())) != s:
         raise ValueError(f"{out} was begun with {old}, not {s}")
-    with whole(file) as half:
+    with atomic_write(file) as half:
         half.write_text(json.dumps(s))
     jobs = [(seed, v) for seed in range(seeds) for v in variants]
     for seed, v in tqdm(jobs, unit="training", disable=None):

@@ -28,7 +28,7 @@ from sginet.data.datasets import (
     rain_dls,
     read_labels,
 )
-from sginet.images import IGNORE, as_batch, whole
+from sginet.images import IGNORE, as_batch, atomic_write
 from sginet.losses.sginet_loss import vgg16_features
 from sginet.metrics import SegmentationScore, psnr_y, ssim_y
 from sginet.models.pretrained import (
@@ -270,7 +270,7 @@ def tell():
         flags=re.S,
     )
     assert n == 1, f"{readme} has no place for the scores of tiny"
-    with whole(readme) as half:
+    with atomic_write(readme) as half:
         half.write_text(text, encoding="utf-8")
     print(*short_rows(card), card_text(card), sep="\n")
 

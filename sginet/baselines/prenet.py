@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .base import Baseline
-from ..losses.sginet_loss import ssim
+from ..losses.sginet_loss import mean_ssim
 from ..models.sginet import load_strictly, read_state
 
 # %% ../../nbs/baselines/04_prenet.ipynb #eb14153e
@@ -63,7 +63,7 @@ class PReNet(Baseline):
         return stages[-1]
 
     def loss(self, rain, clean):
-        return -ssim(self.stages(rain)[-1], clean, reference=False)
+        return -mean_ssim(self.stages(rain)[-1], clean, reference=False)
 
 # %% ../../nbs/baselines/04_prenet.ipynb #ab76c039
 def load_release(

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 from .base import Baseline
-from ..losses.sginet_loss import ssim
+from ..losses.sginet_loss import mean_ssim
 
 # %% ../../nbs/baselines/07_rlnet.ipynb #81bf7e63
 def _conv(c_in, c_out, k=3, groups=None):
@@ -225,7 +225,7 @@ def loss(self: RLNet, rain, clean):
     )
     return (
         F.l1_loss(derained, clean)
-        - ssim(derained, clean, reference=False)
+        - mean_ssim(derained, clean, reference=False)
         + 0.6 * feedback
         + 0.01 * sum(s.square().mean() for s in scales)
     )

@@ -43,7 +43,7 @@ from sginet.images import (
     save_image,
     show_images,
     to_pil,
-    whole,
+    atomic_write,
 )
 from ..metrics import psnr_y, ssim_y
 from ..models import pretrained as registry
@@ -541,21 +541,21 @@ def _named(pairs):
 
 def _write_tables(out, rows, scores, text, figures):
     "Table, table as CSV, the numbers of each picture, and a panel for each condition."
-    with whole(out / "table.md") as half:
+    with atomic_write(out / "table.md") as half:
         half.write_text(text, encoding="utf-8")
     columns = list(dict.fromkeys(k for r in rows for k in r))
-    with whole(out / "table.csv") as half, open(half, "w", newline="") as f:
+    with atomic_write(out / "table.csv") as half, open(half, "w", newline="") as f:
         w = csv.DictWriter(f, columns)
         w.writeheader()
         w.writerows(rows)
-    with whole(out / "pictures.csv") as half, open(half, "w", newline="") as f:
+    with atomic_write(out / "pictures.csv") as half, open(half, "w", newline="") as f:
         w = csv.writer(f)
         w.writerow(["condition", "method", "picture", "psnr", "ssim"])
         for condition, methods in scores.items():
             for m, s in methods.items():
                 w.writerows([condition, m, *x] for x in zip(s.names, s.psnr, s.ssim))
     for condition, figure in figures.items():
-        with whole(out / f"panel_{condition.split()[0]}mm.png") as half:
+        with atomic_write(out / f"panel_{condition.split()[0]}mm.png") as half:
             figure.savefig(half, format="png", dpi=110)
 
 # %% ../../nbs/cli/01_commands.ipynb #0a3d214e

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from . import scenes
 from .rain import render
-from ..images import CLASSES, IGNORE, ImageError, open_image, save_image, whole
+from ..images import CLASSES, IGNORE, ImageError, open_image, save_image, atomic_write
 
 # %% ../../nbs/data/04_datasets.ipynb #f08a8670
 class DataError(ValueError):
@@ -393,7 +393,7 @@ class Pixels:
         )
         file = folder / f"{size}-{changed}.npy"
         if not file.exists():
-            with whole(file) as half, open(half, "wb") as f:
+            with atomic_write(file) as half, open(half, "wb") as f:
                 np.save(f, _decoded(path, labels))
             for old in set(folder.glob("*.npy")) - {file}:
                 old.unlink(missing_ok=True)

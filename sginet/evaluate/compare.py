@@ -50,7 +50,7 @@ from sginet.evaluate.tables import (
     published_rows,
     rows_of,
 )
-from ..images import as_batch, save_image, whole
+from ..images import as_batch, save_image, atomic_write
 from ..losses.sginet_loss import SGINetLoss, vgg16_features
 from ..models.sem import guidance
 from ..models.sginet import Derained, SGINet
@@ -253,7 +253,7 @@ class Training:
         return getattr(self, self.kind) / self.amount
 
     def save(self):
-        with whole(self.file) as half:
+        with atomic_write(self.file) as half:
             torch.save(
                 dict(
                     net=self.net.state_dict(),
@@ -446,7 +446,7 @@ def costs_markdown(rows):
 def write_csv(rows, file):
     "The table as CSV, a column for each number."
     names = list(dict.fromkeys(k for r in rows for k in r))
-    with whole(file) as half, open(half, "w", newline="", encoding="utf-8") as f:
+    with atomic_write(file) as half, open(half, "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, names)
         writer.writeheader()
         writer.writerows(rows)
@@ -552,14 +552,14 @@ def write_table(out):
             markdown(published_rows(published)),
         ]
     )
-    with whole(out / "table.md") as half:
+    with atomic_write(out / "table.md") as half:
         half.write_text(text + "\n", encoding="utf-8")
     write_csv(rows, out / "table.csv")
     for name, fig in (
         ("plot", plot(rows)),
         ("panel", results_panel(out, results, SGINet.from_pretrained(s["sem"]).sem)),
     ):
-        with whole(out / f"{name}.png") as half:
+        with atomic_write(out / f"{name}.png") as half:
             fig.savefig(half, format="png", dpi=110)
     return rows, text
 
@@ -633,13 +633,13 @@ def run_one(out, method, seed, device):
             train_seconds=training.seconds,
             losses=training.losses[:: max(1, training.steps // 200)],
         )
-        with whole(folder / "README.md") as half:
+        with atomic_write(folder / "README.md") as half:
             half.write_text(card(METHODS[method]), encoding="utf-8")
     row["scores"] = score(
         derain, dls.valid.source, s["pictures"], sem, device, folder, s["window"]
     )
     row["memory_mb"] = _peak_mb(device)
-    with whole(folder / "result.json") as half:
+    with atomic_write(folder / "result.json") as half:
         half.write_text(json.dumps(row))
     print(
         f"{method}: {row.get('steps', 0)} steps, PSNR-Y {np.mean(row['scores']['psnr']):.2f} dB",
@@ -806,7 +806,7 @@ def _settled(opt):
         raise ValueError(
             f"{opt.out} was begun with other settings ({', '.join(f'{k} {a} and not {b}' for k, (a, b) in other.items())}); choose another --out"
         )
-    with whole(file) as half:
+    with atomic_write(file) as half:
         half.write_text(json.dumps(s, indent=1))
     return s
 

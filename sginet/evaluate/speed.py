@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import sginet
-from ..images import whole
+from ..images import atomic_write
 from ..losses.sginet_loss import SGINetLoss, vgg16_features
 from ..models import winograd as fast
 from ..models.sginet import SGINet, free_memory
@@ -596,12 +596,12 @@ def bench(args=None):
     ) as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 1
-    with whole(f"{opt.out}.json") as half:
+    with atomic_write(f"{opt.out}.json") as half:
         half.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    with whole(f"{opt.out}.png") as half:
+    with atomic_write(f"{opt.out}.png") as half:
         picture(result).savefig(half, dpi=110, format="png")
     if opt.sweep:
-        with whole(f"{opt.out}-sweep.png") as half:
+        with atomic_write(f"{opt.out}-sweep.png") as half:
             growth(result["sweep"]).savefig(half, dpi=110, format="png")
     print("\n".join([*lines(result), f"wrote {opt.out}.json and .png"]))
     return 0

@@ -24,8 +24,8 @@ from sginet.data.datasets import (
     find,
     photographs,
 )
-from ..images import ImageError, as_batch, colourise, to_pil
-from ..metrics import PUBLISHED, SegmentationScore, psnr_y, ssim_y
+from ..images import ImageError, as_batch, colour_classes, to_pil
+from ..metrics import PUBLISHED_RESULTS, SegmentationScore, psnr_y, ssim_y
 
 # %% ../../nbs/evaluate/01_tables.ipynb #18f5d53c
 def model_method(model):
@@ -203,7 +203,7 @@ def published_rows(table):
     return [
         dict(source="published", condition=table, method=m)
         | dict(zip(("psnr", "ssim", "miou", "class_accuracy"), v))
-        for m, v in PUBLISHED[table].items()
+        for m, v in PUBLISHED_RESULTS[table].items()
     ]
 
 # %% ../../nbs/evaluate/01_tables.ipynb #03749d71
@@ -280,7 +280,7 @@ def panel(
         for ax, m in zip(axes[2 * k + 1] if sem else (), methods):
             with torch.inference_mode():
                 classes = sem(made[m].to(next(sem.parameters()).device)).argmax(1).cpu()
-            ax.imshow(to_pil(colourise(classes)))
+            ax.imshow(to_pil(colour_classes(classes)))
             if labels is not None:
                 one = SegmentationScore()
                 one.update(classes, labels)

@@ -17,7 +17,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from ..images import CLASSES, COLOURS, IGNORE, to_pil
+from ..images import CLASSES, CLASS_COLOURS, IGNORE, to_pil
 
 # %% ../../nbs/interpret/04_figures.ipynb #062b2c70
 DISTINCT = np.array(
@@ -44,7 +44,7 @@ DISTINCT = np.array(
     ],
     dtype=np.uint8,
 )  # at least 27 apart in CIELAB for every kind of eye
-PALETTES = {"for every eye": DISTINCT, "Cityscapes": COLOURS}
+PALETTES = {"for every eye": DISTINCT, "Cityscapes": CLASS_COLOURS}
 
 # %% ../../nbs/interpret/04_figures.ipynb #9a7038d9
 def _middle(mask):

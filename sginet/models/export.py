@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from ..images import whole
+from ..images import atomic_write
 from .sem import guidance
 from .sginet import Derained
 
@@ -232,7 +232,7 @@ def _checked(model, run, sizes=SIZES):
 def _new(path, overwrite):
     if Path(path).exists() and not overwrite:
         raise FileExistsError(f"{path} exists")
-    with whole(path) as half:
+    with atomic_write(path) as half:
         yield half
 
 # %% ../../nbs/models/07_export.ipynb #09b00029

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import images as core
-from ..images import whole
+from ..images import atomic_write
 
 # %% ../../nbs/models/06_pretrained.ipynb #08b00006
 def _package_folders():
@@ -84,7 +84,7 @@ def write_card(
             }
         )
     )
-    with whole(folder / "card.json") as half:
+    with atomic_write(folder / "card.json") as half:
         half.write_text(
             json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )

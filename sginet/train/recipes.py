@@ -40,7 +40,7 @@ from torch import distributed
 from .. import __version__
 from .. import images as core
 from ..data.datasets import rain_dls
-from ..images import whole
+from ..images import atomic_write
 from ..losses.sginet_loss import vgg16_features
 from ..models import winograd as fast
 from ..models.sginet import SGINet
@@ -239,7 +239,7 @@ def set_random_states(states, loaders):
 @contextmanager
 def synced(path):
     "A binary file to write to, which appears as `path` when it is whole and on the disk."
-    with whole(path) as half, open(half, "wb") as f:
+    with atomic_write(path) as half, open(half, "wb") as f:
         yield f
         f.flush()
         os.fsync(f.fileno())
