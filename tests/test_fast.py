@@ -9,8 +9,8 @@ from torch import nn
 
 from sginet.losses.sginet_loss import SGINetLoss
 from sginet.models import winograd as fast
-from sginet.models.sem import guidance
-from sginet.models.sginet import SGINet, pad
+from sginet.models.sem import class_guidance
+from sginet.models.sginet import SGINet, pad_to_multiple
 
 FORMS = [
     ("absolute", "instance"),
@@ -38,13 +38,13 @@ def lively(model):
 def compare(model, rain):
     """Coarse, scores, guidance and refined of both ways, each from the plain way's inputs."""
     with torch.inference_mode():
-        rain = pad(rain)
+        rain = pad_to_multiple(rain)
         coarse = model.frm(rain)
         assert 255 * (fast.frm(model.frm, rain) - coarse).abs().max() <= 0.03
         scores = model.sem(coarse)
         assert (fast.sem(model.sem, coarse) - scores).abs().max() <= 1e-4
         top = scores.topk(2, dim=1).values
-        classes = guidance(scores)
+        classes = class_guidance(scores)
         assert torch.equal(
             *(
                 g[top[:, :1] - top[:, 1:] > 2e-4]

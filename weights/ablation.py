@@ -19,8 +19,8 @@ from sginet.evaluate.compare import Batches, SGINetRow, Training, score, write_c
 from sginet.images import IGNORE, atomic_write
 from sginet.losses.sginet_loss import SGINetLoss, vgg16_features
 from sginet.metrics import SegmentationScore
-from sginet.models.sem import guidance
-from sginet.models.sginet import Derained, SGINet, pad
+from sginet.models.sem import class_guidance
+from sginet.models.sginet import Derained, SGINet, pad_to_multiple
 
 VARIANTS = {
     "SEM's guidance": "the method: SIM reads the class that SEM sees in the coarse picture; all losses",
@@ -86,11 +86,11 @@ class Ablated(SGINetRow):
 
     def stages(self, x):
         h, w = x.shape[-2:]
-        x = pad(x)
+        x = pad_to_multiple(x)
         rain, truth = x[:, :3], x[:, 3:]
         coarse = self.net.frm(rain) if self.net.frm else rain
         scores = self.net.sem(coarse)
-        read = chosen(self.variant, guidance(scores), truth)
+        read = chosen(self.variant, class_guidance(scores), truth)
         return Derained(
             *(
                 t[..., :h, :w]

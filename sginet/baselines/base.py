@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..data.datasets import drawn_scenes
 from ..metrics import psnr_y
 from ..models.layers import InstanceNorm
-from ..models.sginet import pad
+from ..models.sginet import pad_to_multiple
 
 # %% ../../nbs/baselines/01_base.ipynb #7f52977c
 class Baseline(nn.Module):
@@ -43,7 +43,7 @@ class Baseline(nn.Module):
 
     def forward(self, rain):
         h, w = rain.shape[-2:]
-        return self.picture(self.stages(pad(rain) if self.padded else rain))[
+        return self.picture(self.stages(pad_to_multiple(rain) if self.padded else rain))[
             ..., :h, :w
         ].clamp(0, 1)
 

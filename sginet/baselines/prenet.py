@@ -12,7 +12,7 @@ from torch import nn
 
 from .base import Baseline
 from ..losses.sginet_loss import mean_ssim
-from ..models.sginet import load_strictly, read_state
+from ..models.sginet import load_state_strictly, read_state_dict
 
 # %% ../../nbs/baselines/04_prenet.ipynb #eb14153e
 def _conv(c_in, c_out, *act):
@@ -71,9 +71,9 @@ def load_release(
 ):
     "A PReNet with the release's weights, in evaluation mode. Raises `ValueError` with the keys that do not fit."
     net = PReNet()
-    load_strictly(
+    load_state_strictly(
         net,
-        read_state(source),
+        read_state_dict(source),
         str(source) if not isinstance(source, dict) else "the given dict",
     )
     return net.eval()

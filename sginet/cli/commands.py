@@ -48,7 +48,7 @@ from sginet.images import (
 from ..metrics import psnr_y, ssim_y
 from ..models import pretrained as registry
 from ..models import winograd as fast
-from ..models.sginet import SGINet, free_memory
+from ..models.sginet import SGINet, available_memory
 
 # %% ../../nbs/cli/01_commands.ipynb #08014fe7
 def _failed(message):
@@ -153,12 +153,12 @@ def derain_files(
 ):
     "Derain each source into its target; yields (source, fault or None, seconds the network waited for it). Reading, network and writing overlap; transparency is kept where the format can."
     queue, writing = iter(pairs), deque()
-    room = next(model.parameters()).device.type == "cpu" and free_memory("cpu") or 0
+    room = next(model.parameters()).device.type == "cpu" and available_memory("cpu") or 0
 
     def derained(image):
         fast.keep_memory(
             6 * model.bytes_needed(image.height, image.width) < room
-            and free_memory("cpu") > 0.75 * room
+            and available_memory("cpu") > 0.75 * room
         )  # else what was kept is given back
         return model.derain(image, None, **options)
 

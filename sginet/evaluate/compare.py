@@ -52,7 +52,7 @@ from sginet.evaluate.tables import (
 )
 from ..images import as_batch, save_image, atomic_write
 from ..losses.sginet_loss import SGINetLoss, vgg16_features
-from ..models.sem import guidance
+from ..models.sem import class_guidance
 from ..models.sginet import Derained, SGINet
 
 # %% ../../nbs/evaluate/02_compare.ipynb #230bdc08
@@ -886,4 +886,4 @@ class AsSGINet(nn.Module):
     def forward(self, rain):
         derained = self.frm(rain)
         scores = self.sem(derained)
-        return Derained(derained, derained, scores, guidance(scores))
+        return Derained(derained, derained, scores, class_guidance(scores))

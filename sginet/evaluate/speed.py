@@ -31,7 +31,7 @@ import sginet
 from ..images import atomic_write
 from ..losses.sginet_loss import SGINetLoss, vgg16_features
 from ..models import winograd as fast
-from ..models.sginet import SGINet, free_memory
+from ..models.sginet import SGINet, available_memory
 from ..train.learner import cpu_has_bfloat16
 
 # %% ../../nbs/evaluate/03_speed.ipynb #fc8ae80a
@@ -303,7 +303,7 @@ def sweep(
     for mp in megapixels:
         height = max(32, round((mp * 1e6 / 2) ** 0.5 / 32) * 32)
         if model.bytes_needed(height, 2 * height) > (
-            free_memory("cpu") or float("inf")
+            available_memory("cpu") or float("inf")
         ):
             break
         say(f"{mp:g} MP")

@@ -19,7 +19,7 @@ from torch import nn
 from torch.export import Dim
 
 from ..images import atomic_write
-from .sem import guidance
+from .sem import class_guidance
 from .sginet import Derained
 
 # %% ../../nbs/models/07_export.ipynb #09b00008
@@ -116,7 +116,7 @@ class Graph(nn.Module):
         rain = padded(rain)
         coarse = self.net.frm(rain)
         scores = self.net.sem(coarse)
-        classes = guidance(scores)
+        classes = class_guidance(scores)
         refined = self.net.sim(rain, coarse, classes)
         return tuple(
             t[..., rows, :][..., columns] for t in (refined, coarse, scores, classes)

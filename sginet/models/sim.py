@@ -9,7 +9,7 @@ __all__ = ['SIM']
 import torch
 from torch import nn
 
-from .frm import contrast, image_from, last_conv
+from .frm import contrast_scale, output_image, output_conv
 from .layers import CIG, ContextAwareScaling, ContextBlock
 
 # %% ../../nbs/models/04_sim.ipynb #7c852bd8
@@ -59,7 +59,7 @@ class SIM(nn.Module):
                 ),
             ]
         )
-        self.last = last_conv(w, output)
+        self.last = output_conv(w, output)
 
     def forward(self, rain, coarse, guidance):
         h, w = rain.shape[-2:]
@@ -67,7 +67,7 @@ class SIM(nn.Module):
             raise ValueError(
                 f"SIM takes multiples of 32, more than 32 on one side, not {h}×{w}"
             )
-        gain = 255 / contrast(coarse, self.output)  # the reference works on 0..255
+        gain = 255 / contrast_scale(coarse, self.output)  # the reference works on 0..255
         x, s, semantics = (
             torch.cat([rain, coarse], 1) * gain,
             torch.cat([gain * coarse, guidance], 1),
@@ -80,4 +80,4 @@ class SIM(nn.Module):
         d = self.middle(x)
         for decode, s in zip(self.decoder, reversed(semantics)):
             d = decode(torch.cat([d, s], 1))
-        return image_from(self.last(d), coarse, self.output)
+        return output_image(self.last(d), coarse, self.output)

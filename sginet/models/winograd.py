@@ -20,9 +20,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 from torchvision.models.resnet import Bottleneck
 
-from .frm import contrast, image_from
+from .frm import contrast_scale, output_image
 from .layers import HalfInstanceNorm
-from .sem import PSPNet, guidance
+from .sem import PSPNet, class_guidance
 
 # %% ../../nbs/models/08_winograd.ipynb #21bbe2c8
 @lru_cache
@@ -560,11 +560,11 @@ def _features_in_place(m, x):
 def frm(m, rain):
     "What the FRM `m` makes of `rain`, `N×3×H×W` in 0..1."
     _release(rain)
-    x = (255 * rain / contrast(rain, m.output)).contiguous(
+    x = (255 * rain / contrast_scale(rain, m.output)).contiguous(
         memory_format=torch.channels_last
     )
     y = (_features if torch.is_grad_enabled() else _features_in_place)(m, x)
-    return image_from(conv([y], m.d4.weight, m.d4.bias), rain, m.output)
+    return output_image(conv([y], m.d4.weight, m.d4.bias), rain, m.output)
 
 # %% ../../nbs/models/08_winograd.ipynb #65b4e780
 def _double(x):
@@ -605,7 +605,7 @@ def sim(m, rain, coarse, classes):
     "What the SIM `m` makes of rain and coarse (`N×3×H×W`, 0..1) and guidance (`N×1×H×W`); H and W as there."
     _release(rain)
     gain, nhwc = (
-        255 / contrast(coarse, m.output),
+        255 / contrast_scale(coarse, m.output),
         dict(memory_format=torch.channels_last),
     )
     x, s, semantics = (
@@ -621,7 +621,7 @@ def sim(m, rain, coarse, classes):
         x = cig(block.layer2, cig(block.layer1, x)) + x
     for level in m.decoder:
         x = _up(level, x, semantics.pop())
-    return image_from(conv([x], m.last.weight, m.last.bias), coarse, m.output)
+    return output_image(conv([x], m.last.weight, m.last.bias), coarse, m.output)
 
 # %% ../../nbs/models/08_winograd.ipynb #4e7674da
 def applies(
@@ -812,7 +812,7 @@ def winners(m, image, band=64):
     "`guidance(sem(m, image))`, `N×1×H×W`, from bands of that many rows."
     scores, (h, w) = _squashed(m, image), image.shape[-2:]
     if scores is None or h == 1:
-        return guidance(sem(m, image))
+        return class_guidance(sem(m, image))
     at = torch.arange(h, device=scores.device) * ((scores.shape[2] - 1) / (h - 1))
     low = at.floor().long().clamp(max=max(scores.shape[2] - 2, 0))
     part = (at - low).view(-1, 1).to(scores)
@@ -828,7 +828,7 @@ def winners(m, image, band=64):
         F.interpolate(rows(i), (len(i), w), mode="bilinear", align_corners=True)
         for i in torch.arange(h).split(band)
     )
-    return torch.cat([guidance(s) for s in wide], 2)
+    return torch.cat([class_guidance(s) for s in wide], 2)
 
 # %% ../../nbs/models/08_winograd.ipynb #a9e40042
 class FrozenConv(nn.Conv2d):

@@ -27,7 +27,7 @@ from sginet.data.datasets import (
 )
 from ..images import IGNORE
 from ..models.sem import TorchvisionSEM, freeze, make_sem
-from ..models.sginet import load_strictly, read_state
+from ..models.sginet import load_state_strictly, read_state_dict
 from .learner import MapScore
 
 # %% ../../nbs/train/02_sem.ipynb #240c0643
@@ -88,7 +88,7 @@ class Pupil(nn.Module):
             else F.interpolate(
                 s.float(), image.shape[-2:], mode="bilinear", align_corners=True
             )
-            for s in self.sem.both(255 * image)
+            for s in self.sem.logits_and_aux(255 * image)
         )
 
 
@@ -162,13 +162,13 @@ def load_sem(
         make_sem(name),
         {
             k: v
-            for k, v in read_state(source).items()
+            for k, v in read_state_dict(source).items()
             if not k.startswith(("aux.", "aux_classifier."))
         },
     )
     if isinstance(sem, TorchvisionSEM) and not any(k.startswith("net.") for k in state):
         state = {f"net.{k}": v for k, v in state.items()}
-    load_strictly(
+    load_state_strictly(
         sem, state, str(source) if isinstance(source, (str, Path)) else "the given dict"
     )
     return freeze(sem)
