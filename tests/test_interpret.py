@@ -16,14 +16,8 @@ from sginet.interpret.queries import (
     show_guidance,
     show_level,
 )
-from sginet.interpret.taps import (
-    Taps,
-    before_sim,
-    by_stage,
-    intervene,
-    shuffled,
-    worth_of_guidance,
-)
+from sginet.interpret.taps import Taps
+from sginet.interpret.interventions import sim_inputs, score_stages, intervene, permute_classes, guidance_gain
 from sginet.models.sginet import SGINet
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -43,9 +37,9 @@ def model(request):
 def test_every_question_is_answered_on_the_device(model, case):
     rain, clean, labels = case
     device = next(model.parameters()).device
-    inputs = before_sim(model, rain.to(device))
+    inputs = sim_inputs(model, rain.to(device))
     change = intervene(
-        model, inputs, shuffled(inputs.cut(inputs.guidance)), clean, labels
+        model, inputs, permute_classes(inputs.cut(inputs.guidance)), clean, labels
     )
     assert change.refined.device == device and torch.isfinite(
         torch.tensor(change.total)
@@ -54,8 +48,8 @@ def test_every_question_is_answered_on_the_device(model, case):
         model(rain.to(device))
     assert {x.device.type for x in taps.values()} == {"cpu"}
     assert (
-        by_stage(model, [case])["refined"][0].errors.sum() > 0
-        and len(worth_of_guidance(model, [case])) == 4
+        score_stages(model, [case])["refined"][0].errors.sum() > 0
+        and len(guidance_gain(model, [case])) == 4
     )
     target = removal(model, (20, 40, 40, 60))
     for kind in METHODS.values():
@@ -93,6 +87,6 @@ def test_cpu_and_gpu_agree(case):
     answers = []
     for device in "cpu", "cuda":
         model = SGINet.from_pretrained("tiny").to(device)
-        inputs = before_sim(model, rain.to(device))
+        inputs = sim_inputs(model, rain.to(device))
         answers.append(intervene(model, inputs, labels.to(device), clean).refined.cpu())
     assert (answers[0] - answers[1]).abs().max() < 2e-3

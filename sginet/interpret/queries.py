@@ -39,18 +39,8 @@ from sginet.interpret.figures import (
     signed,
     strength,
 )
-from sginet.interpret.taps import (
-    RegionScore,
-    Taps,
-    before_sim,
-    foreign,
-    labelled,
-    levels,
-    one_class,
-    painted,
-    refine,
-    shuffled,
-)
+from .taps import Taps, layer_paths
+from .interventions import RegionScore, sim_inputs, resize_map, use_labels, constant_map, paint_box, refine, permute_classes
 from ..metrics import psnr_y, ssim_y
 
 # %% ../../nbs/interpret/05_queries.ipynb #d8567357
@@ -196,7 +186,7 @@ class Studio:
         return self.cached(
             "inputs",
             weather,
-            lambda: before_sim(
+            lambda: sim_inputs(
                 self.model,
                 self.scene(weather).rainy.to(next(self.model.parameters()).device),
             ),
@@ -358,22 +348,22 @@ def other_guidance(studio, weather, state):
     inputs, labels = studio.inputs(weather), studio.scene(weather).labels
     own, index = inputs.cut(inputs.guidance), CLASSES.index(state.index)
     if state.kind == "no map: one class everywhere":
-        return one_class(own, index)
+        return constant_map(own, index)
     if state.kind == "names shuffled":
-        return shuffled(own)
+        return permute_classes(own)
     if state.kind == "from another street":
         elsewhere = Weather(
             picture=[s for s in STREETS if s != weather.picture][0], width=weather.width
         )
-        return foreign(own, studio.inputs(elsewhere).guidance)
+        return resize_map(own, studio.inputs(elsewhere).guidance)
     if state.kind == "painted box":
-        return painted(own, index, pixels(state.box, *inputs.size))
+        return paint_box(own, index, pixels(state.box, *inputs.size))
     if state.kind == "true labels":
         if labels is None:
             raise ValueError(
                 "nobody knows the true labels of this picture; the drawn streets have them"
             )
-        return labelled(own, labels)
+        return use_labels(own, labels)
     return own
 
 
@@ -505,7 +495,7 @@ class LevelState(State):
 
 def _tapped(model, inputs, level, context):
     "The outputs of a layer, and of the attention in it if it has one; only the stage that it belongs to is run."
-    paths = [level, *([context] if context in levels(model)["attention"] else [])]
+    paths = [level, *([context] if context in layer_paths(model)["attention"] else [])]
     with Taps(model, *paths, size=1024) as taps, torch.no_grad():
         if level.startswith("sim"):
             model.sim(*inputs[:3])
