@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sginet.cli.commands import rain
+from sginet.cli.rain import rain
 from sginet.data import scenes
 from sginet.images import save_image
 

@@ -69,7 +69,7 @@ folder = sys.argv[sys.argv.index("--out" if "--out" in sys.argv else "--resume")
 def hook(event, args):
     if event == "open" and isinstance(args[0], str) and args[0].startswith(folder) and isinstance(args[1], str) and set(args[1]) & set("wax+"): print("RANK", os.environ["RANK"], "WRITES", flush=True)
 sys.addaudithook(hook)
-from sginet.cli.commands import train
+from sginet.cli.train import train
 sys.exit(train())
 """
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sginet.cli.commands import weights
+from sginet.cli.weights import weights
 from sginet.models import pretrained as registry
 from sginet.models.sginet import SGINet, reference_name
 
