@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from sginet.data.rain import render
-from sginet.data.scenes import draw
-from sginet.interpret.attribution import METHODS, removal, shares
+from sginet.data.scenes import draw_scene
+from sginet.interpret.attribution import ATTRIBUTION_METHODS, shapley_shares
+from sginet.interpret.targets import removal
 from sginet.interpret.queries import (
     AttributionState,
     GuidanceState,
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 @pytest.fixture(scope="module")
 def case():
-    scene = draw(3, 96, 192)
+    scene = draw_scene(3, 96, 192)
     return render(scene.image, 100, 1).rainy, scene.image, scene.classes
 
 
@@ -52,12 +53,12 @@ def test_every_question_is_answered_on_the_device(model, case):
         and len(guidance_gain(model, [case])) == 4
     )
     target = removal(model, (20, 40, 40, 60))
-    for kind in METHODS.values():
+    for kind in ATTRIBUTION_METHODS.values():
         assert all(
             m.isfinite().all() and m.abs().max() > 0
             for m in kind()(target, inputs).maps.values()
         )
-    found = shares(target, inputs)
+    found = shapley_shares(target, inputs)
     assert abs(sum(found[:3]) - found.total) < 1e-4
 
 
@@ -75,7 +76,7 @@ def test_explorers_answers_on_the_device(model):
     )
     assert show_level(studio, weather, LevelState())[0].size == (256, 128)
     assert (
-        explain(studio, weather, AttributionState(), METHODS["Ablation per class"]())
+        explain(studio, weather, AttributionState(), ATTRIBUTION_METHODS["Ablation per class"]())
         .maps["guidance"]
         .device.type
         == "cpu"
