@@ -41,14 +41,20 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=lines("requirements"),
     extras_require={
-        "dev": lines("dev_requirements") + lines("export_requirements"),
+        "notebooks": lines("notebook_requirements"),
         "export": lines("export_requirements"),
+        "dev": [
+            *lines("notebook_requirements"),
+            *lines("export_requirements"),
+            *lines("dev_requirements"),
+        ],
     },
     entry_points={"console_scripts": lines("console_scripts")},
     # the shipped weights live at the top of the tree and travel inside the package
     packages=["sginet", *(f"sginet.{room}" for room in ROOMS), "sginet.weights"],
     package_dir={"sginet": "sginet", "sginet.weights": "weights"},
     package_data={
+        "sginet.interpret": ["static/*"],
         "sginet.weights": [
             "README.md",
             *(

@@ -315,49 +315,60 @@ def page(path, symbols, known):
 
 
 # ---- site
+ROOMS = {  # folder below nbs/: its heading in the navigation, in the order one reads
+    ".": "Pictures and metrics",
+    "losses": "Losses",
+    "models": "Models",
+    "data": "Data",
+    "train": "Training",
+    "interpret": "Looking inside",
+    "baselines": "Other methods",
+    "evaluate": "Evaluation",
+    "cli": "Commands",
+}
+
+
+def title(path):
+    """A notebook's heading."""
+    cells = nbformat.read(path, 4).cells
+    first = next(c.source for c in cells if c.cell_type == "markdown")
+    return re.sub(r"^#+ ", "", first.split("\n")[0])
+
+
+def pages_in(notebooks, folder):
+    """The navigation's entries for the notebooks of a folder."""
+    return [
+        {title(p): str(p.relative_to(ROOT / "nbs").with_suffix(".md"))}
+        for p in notebooks
+        if p.parent == ROOT / "nbs" / folder and p.stem not in ("index", "app")
+    ]
+
+
+def api_by_room(names):
+    """The navigation's entries for the modules' pages, by room."""
+    rooms = {}
+    for name in names:
+        room = ROOMS[name.split(".")[0] if "." in name else "."]
+        rooms.setdefault(room, []).append({f"sginet.{name}": f"api/{name}.md"})
+    return [{room: rooms[room]} for room in ROOMS.values() if room in rooms]
+
+
 def navigation(notebooks, names):
     """The pages in order, by part."""
-
-    def title(path):
-        return re.sub(
-            r"^#+ ",
-            "",
-            next(
-                c.source
-                for c in nbformat.read(path, 4).cells
-                if c.cell_type == "markdown"
-            ).split("\n")[0],
-        )
-
-    number = lambda path: (
-        f"{path.stem.split('_')[0]} " if re.match(r"\d\d", path.stem) else ""
-    )  # as the notebooks call one another
-    here = lambda folder: [
-        {number(p) + title(p): str(p.relative_to(ROOT / "nbs").with_suffix(".md"))}
-        for p in notebooks
-        if p.parent == ROOT / "nbs" / folder and p.stem != "index"
-    ]
-    teacher = (
-        [{"For teachers": "lessons/teacher.md"}]
-        if (ROOT / "nbs/lessons/teacher.md").exists()
-        else []
-    )
+    rooms = [{head: pages_in(notebooks, room)} for room, head in ROOMS.items()]
+    lessons = pages_in(notebooks, "lessons")
+    if (ROOT / "nbs/lessons/teacher.md").exists():
+        lessons.append({"For teachers": "lessons/teacher.md"})
+    more = zip(("Models", "Data", "Contributing", "Changes"), TEXTS.values())
     parts = [
         {"Start": "index.md"},
-        {"Lessons": here("lessons") + teacher},
-        {"Notebooks": here(".")},
-        {"Results": here("results")},
-        {"API": [{f"sginet.{n}": f"api/{n}.md"} for n in names]},
-        {
-            "More": [
-                {t: p}
-                for t, p in zip(
-                    ("Models", "Data", "Contributing", "Changes"), TEXTS.values()
-                )
-            ]
-        },
+        {"Lessons": lessons},
+        {"Notebooks": [room for room in rooms if any(room.values())]},
+        {"Results": pages_in(notebooks, "results")},
+        {"API": api_by_room(names)},
+        {"More": [{head: page} for head, page in more]},
     ]
-    return [p for p in parts if [*p.values()][0]]
+    return [part for part in parts if all(part.values())]
 
 
 def build(out):

@@ -239,9 +239,15 @@ def prepare_folder(folder: str | Path) -> bool:
     Returns whether `a` and `A` are the same file there. Raises `OSError` where it cannot be used.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(prefix=".sginet-x", dir=folder) as probe:
-        return Path(probe.name).with_name(Path(probe.name).name.upper()).exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=".sginet-x", dir=folder) as probe:
+            probe = Path(probe.name)
+            return probe.with_name(probe.name.upper()).exists()
+    except FileExistsError:
+        raise NotADirectoryError(20, "is not a folder", str(folder)) from None
+    except OSError as fault:  # name the folder and not the probe in it
+        raise type(fault)(fault.errno, fault.strerror, str(folder)) from None
 
 
 def same_name(name: str, ignore_case: bool) -> str:

@@ -65,7 +65,7 @@ def _stages(model, clean, rate, seed=0):
 def _demo(args):
     opt = _parser().parse_args(args)
     out = check_output(opt.out, (".png", ".jpg", ".webp", ".pdf", ".svg"))
-    from sginet.data.scenes import draw
+    from sginet.data.scenes import draw_scene
     from sginet.images import as_batch, atomic_write, sample_photo
     from sginet.models.sginet import SGINet
 
@@ -74,7 +74,7 @@ def _demo(args):
         if opt.picture:
             clean[Path(opt.picture).name] = as_batch(opt.picture)[0]
         else:
-            clean["drawn street"] = draw(4, 427, 640).image
+            clean["drawn street"] = draw_scene(4, 427, 640).image
         model, images = SGINet.from_pretrained("tiny"), []
         for name, picture in clean.items():
             row, scores = _stages(model, picture, opt.rate)

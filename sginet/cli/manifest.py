@@ -37,7 +37,7 @@ def manifest_row(
     seed: int = 0,  # of the set
     preset: str = "cityscapes_syn",  # see `sginet.data.rain.render`
     composite: str = "display",  # see `sginet.data.rain.render`
-    shot: dict | None = None,  # fields of `sginet.data.rain.Shot`
+    shot: dict | None = None,  # fields of `sginet.data.drops.Camera`
     depth: str | None = None,  # folder of depth maps NAME.npy
     labels: str | None = None,  # folder of class maps NAME.png
 ) -> dict:
