@@ -1,4 +1,4 @@
-"""models.winograd gives the numbers of the network as written, and steps aside for any change."""
+"""models.inference gives the numbers of the network as written, and steps aside for any change."""
 
 import copy
 import subprocess
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from sginet.models import frm, sim, winograd
+from sginet.models import frm, inference, sim
 from sginet.models.frm import FRM
 from sginet.models.layers import CIG
 from sginet.models.sem import class_guidance
@@ -42,23 +42,23 @@ def lively(model):
 def compare_stages(model, rain, float64=False):
     """Coarse, guidance and refined of both paths, each from the plain path's inputs."""
     with torch.no_grad():
-        assert float64 or winograd.applies(model, rain)
+        assert float64 or inference.applies(model, rain)
         for one in pad_to_multiple(rain).split(1):
             coarse = model.frm(one)
-            error = 255 * (winograd._frm(model.frm, one) - coarse).abs()
+            error = 255 * (inference._frm(model.frm, one) - coarse).abs()
             assert error.max() <= 0.03
             scores = model.sem(coarse)
             top = scores.topk(2, dim=1).values
             sure = top[:, :1] - top[:, 1:] > 2e-4
             guidance = class_guidance(scores)
-            got = winograd._guidance(model, coarse)
+            got = inference._guidance(model, coarse)
             if model.sim.guidance == "scores":
                 assert (got - scores).abs().max() <= 1e-4
                 guidance = scores
             else:
                 assert torch.equal(got[sure], guidance[sure])
             refined = model.sim(one, coarse, guidance)
-            got = winograd._sim(model.sim, one, coarse, guidance)
+            got = inference._sim(model.sim, one, coarse, guidance)
             error = 255 * (got - refined).abs()
             assert error.max() <= 0.1 and error.mean() <= 0.01, error.max()
 
@@ -105,7 +105,7 @@ def rain():
 
 def applies(model, rain):
     with torch.no_grad():
-        return winograd.applies(model, rain)
+        return inference.applies(model, rain)
 
 
 def test_the_whole_network(model, rain):
@@ -120,8 +120,8 @@ def test_the_whole_network(model, rain):
             turned,
             flipped,
         ):
-            assert winograd.applies(model, x)
-            got = winograd.refined(model, x)
+            assert inference.applies(model, x)
+            got = inference.refined(model, x)
             assert got.shape == want.shape and 255 * (got - want).abs().max() <= 0.1
             assert not got.requires_grad and not got.is_inference()
 
@@ -130,12 +130,12 @@ def test_weights_are_followed(model, rain):
     """Nothing is kept from call to call: a changed weight is used at once."""
     m = copy.deepcopy(model)
     with torch.no_grad():
-        winograd.refined(m, rain)
+        inference.refined(m, rain)
         m.frm.d4.weight.mul_(2)
         m.sim.middle[1].layer2.conv.weight.mul_(-1)
-        assert winograd.applies(m, rain)
+        assert inference.applies(m, rain)
         want = m(rain).refined
-        assert 255 * (winograd.refined(m, rain) - want).abs().max() <= 0.1
+        assert 255 * (inference.refined(m, rain) - want).abs().max() <= 0.1
         assert (want - model(rain).refined).abs().max() > 0.01
 
 
@@ -228,7 +228,7 @@ def test_a_patched_function_takes_effect(model, rain, monkeypatch):
             module, "output_image", lambda y, base, form: 0 * base + 0.5
         )
     with torch.no_grad():
-        assert winograd.refined(model, rain).eq(0.5).all()
+        assert inference.refined(model, rain).eq(0.5).all()
 
 
 def test_a_global_hook_takes_the_plain_path(model, rain):
@@ -241,14 +241,14 @@ def test_a_global_hook_takes_the_plain_path(model, rain):
 
 
 def test_calls_that_take_the_plain_path(model, rain):
-    assert not winograd.applies(model, rain)  # gradients are on
+    assert not inference.applies(model, rain)  # gradients are on
     assert not applies(model, rain.double())
     assert not applies(model, rain.to("meta"))
     assert not applies(model, nn.Parameter(rain))
     with torch.autocast("cpu", torch.bfloat16):
         assert not applies(model, rain)
     with torch.inference_mode():
-        assert winograd.applies(model, rain)
+        assert inference.applies(model, rain)
 
 
 def test_a_hook_on_sem_is_called(model, rain):
@@ -256,8 +256,8 @@ def test_a_hook_on_sem_is_called(model, rain):
     m, calls = copy.deepcopy(model), []
     m.sem.register_forward_hook(lambda *args: calls.append(1))
     with torch.no_grad():
-        assert winograd.applies(m, rain)
-        winograd.refined(m, rain)
+        assert inference.applies(m, rain)
+        inference.refined(m, rain)
     assert len(calls) == len(rain)
 
 
