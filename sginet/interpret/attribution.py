@@ -24,7 +24,7 @@ from .taps import model_lock
 from .targets import BASELINES, Target, baseline_picture
 from ..models.sginet import pad_to_multiple
 
-# %% ../../nbs/interpret/04_attribution.ipynb #a50387f5
+# %% ../../nbs/interpret/04_attribution.ipynb #940cb665
 class Attribution(NamedTuple):
     """What a method found."""
 
@@ -50,6 +50,7 @@ class AttributionMethod(HasTraits):
     label = ""
     says = ""
     inputs = ("rain", "coarse")  # those that get a map
+    uses_gradients = False  # then each picture costs about three runs
 
     def settings(self) -> dict:
         """Return the traits that are settings, by name."""
@@ -90,7 +91,7 @@ def _baseline_trait(default):
         says="what is put where something is taken away, or where integrated gradients start",
     )
 
-# %% ../../nbs/interpret/04_attribution.ipynb #214bb333
+# %% ../../nbs/interpret/04_attribution.ipynb #89442b99
 class Saliency(AttributionMethod):
     """The size of the gradient at each pixel, summed over the colours.
 
@@ -98,6 +99,7 @@ class Saliency(AttributionMethod):
     """
 
     label = "Saliency"
+    uses_gradients = True
     says = "Where would a small change of a pixel change the number most? Size only, no sign."
 
     def __call__(self, target: Target, inputs: SIMInputs) -> Attribution:
@@ -106,7 +108,7 @@ class Saliency(AttributionMethod):
         )
         return Attribution(_cut_maps(inputs, rain=rain, coarse=coarse))
 
-# %% ../../nbs/interpret/04_attribution.ipynb #7eb9275f
+# %% ../../nbs/interpret/04_attribution.ipynb #8f751f5f
 class IntegratedGradients(AttributionMethod):
     """Gradients integrated from a baseline to the input.
 
@@ -115,6 +117,7 @@ class IntegratedGradients(AttributionMethod):
     """
 
     label = "Integrated gradients"
+    uses_gradients = True
     says = (
         "How much did each pixel contribute on the way from the baseline to the input? "
         "Positive: raised the number."
@@ -143,7 +146,7 @@ class IntegratedGradients(AttributionMethod):
         maps = {name: x.detach().sum((0, 1)) for name, x in maps.items()}
         return Attribution(maps, total.item(), delta.item())
 
-# %% ../../nbs/interpret/04_attribution.ipynb #5e4ee3d3
+# %% ../../nbs/interpret/04_attribution.ipynb #0594bfd1
 _CAM_LAYERS = [f"sim.{p}.{i}" for p in ("encoder", "sie", "decoder") for i in range(5)]
 
 
@@ -154,6 +157,7 @@ class GradCAM(AttributionMethod):
     """
 
     label = "Layer Grad-CAM"
+    uses_gradients = True
     says = "Which places of a layer raise the number (positive), which lower it?"
     inputs = ("level",)
     level = Enum(_CAM_LAYERS, "sim.sie.2").tag(
