@@ -264,7 +264,7 @@ class TorchvisionSEM(SEM):
         logits = self.net.classifier(features.get("out", features))
         return logits, None if self.aux is None else self.aux(features["aux"])
 
-# %% ../../nbs/models/03_sem.ipynb #f04f121d
+# %% ../../nbs/models/03_sem.ipynb #76645e80
 def freeze(
     sem: nn.Module,  # a SEM, or another module with its interface
 ) -> nn.Module:
@@ -272,8 +272,8 @@ def freeze(
 
     No parameter learns; gradients pass through to the input. `train()` does not change a
     frozen SEM; a module that is no SEM is kept in evaluation mode by `SGINet`."""
+    sem.frozen = True
     if isinstance(sem, SEM):
-        sem.frozen = True
         del sem.aux
         sem.aux = None
     return sem.eval().requires_grad_(False)
