@@ -132,7 +132,7 @@ def _way(
 
     return run
 
-# %% ../../nbs/evaluate/03_speed.ipynb #3e405947
+# %% ../../nbs/evaluate/03_speed.ipynb #b83f9b09
 def _kilobytes(field: str) -> int:
     "A field of /proc/self/status."
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -160,7 +160,7 @@ def _print_peak(
     run(rain)
     print(1024 * (_kilobytes("VmHWM") - before))
 
-
+# %% ../../nbs/evaluate/03_speed.ipynb #59350008
 def _peak_on_cpu(name: str, way: str, size: tuple[int, int], onnx: Path) -> int | None:
     "Bytes at the peak of one call above what is there before; None where not known."
     import torch
