@@ -255,7 +255,7 @@ def start_up_seconds(rounds: int = 3) -> dict[str, float]:
     python = seconds.pop("python")
     return {name: max(0.0, s - python) for name, s in seconds.items()}
 
-# %% ../../nbs/evaluate/03_speed.ipynb #4d813399
+# %% ../../nbs/evaluate/03_speed.ipynb #77cb781a
 def _ignore(text: str) -> None:
     "Say nothing."
 
@@ -286,7 +286,7 @@ def measure_speed(
         result["start_up"] = start_up_seconds(rounds)
     return result
 
-
+# %% ../../nbs/evaluate/03_speed.ipynb #7b910b99
 def report_lines(
     result: dict,  # of `measure_speed`
 ) -> list[str]:
