@@ -104,6 +104,7 @@ def _as_program(work):
             stream.reconfigure(errors="backslashreplace")
     if not sys.warnoptions and not os.environ.get("PYTHONWARNINGS"):
         warnings.simplefilter("ignore")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # its errors are raised too
     try:
         code = _finish(work, None)
         sys.stdout.flush()

@@ -66,7 +66,7 @@ def _demo(args):
     opt = _parser().parse_args(args)
     out = check_output(opt.out, (".png", ".jpg", ".webp", ".pdf", ".svg"))
     from sginet.data.scenes import draw_scene
-    from sginet.images import as_batch, atomic_write, sample_photo
+    from sginet.images import as_batch, atomic_write, sample_photo, show_images
     from sginet.models.sginet import SGINet
 
     with interruptible():

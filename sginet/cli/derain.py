@@ -119,7 +119,7 @@ def derain_files(
 
     Transparency is kept where the format has it. A picture that fails does not stop the others.
     """
-    from sginet.images import save_image
+    from sginet.images import open_image, save_image
 
     def read(source, target):
         if target.exists() and not overwrite:

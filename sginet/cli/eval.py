@@ -6,7 +6,6 @@
 __all__ = ['evaluation']
 
 # %% ../../nbs/cli/07_eval.ipynb #e4216860
-import csv
 import os
 import shutil
 from collections.abc import Iterator
@@ -140,45 +139,24 @@ def _new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _write_csv(path, columns, rows):
-    with open(
-        path, "w", newline="", encoding="utf-8", errors="surrogateescape"
-    ) as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def _picture_rows(scores):
     for condition, methods in scores.items():
         for method, s in methods.items():
+            same = dict(condition=condition, method=method)
             for name, psnr, ssim in zip(s.names, s.psnr, s.ssim):
-                yield dict(
-                    condition=condition,
-                    method=method,
-                    picture=name,
-                    psnr=psnr,
-                    ssim=ssim,
-                )
+                yield same | dict(picture=name, psnr=psnr, ssim=ssim)
 
 # %% ../../nbs/cli/07_eval.ipynb #c88609d2
-def _condition(opt, rate, methods, sem):
-    "Check the inputs of one rain rate. Returns the function that measures it."
-    from sginet.evaluate import tables
+def _condition(opt, rate, models, folders):
+    "The methods that are compared at one rain rate, the samples and their names."
+    from sginet.evaluate import scores
 
-    models, folders = methods
-    source, names = tables.eval_source(opt.data, opt.split, rate, opt.limit)
-    compared = {name: tables.model_method(model) for name, model in models.items()}
+    source, names = scores.eval_source(opt.data, opt.split, rate, opt.limit)
+    compared = {name: scores.model_method(model) for name, model in models.items()}
     for name, folder in folders.items():
         place = folder.replace("{rate}", f"{rate:g}mm")
-        compared[name] = tables.folder_method(place, names)
-
-    def measured():
-        scores, kept, faults = tables.evaluate(compared, source, names, sem, opt.panel)
-        rows = tables.rows_of(scores, f"{rate:g} mm/h")
-        return rows, scores, tables.panel(kept, sem) if kept else None, faults
-
-    return measured
+        compared[name] = scores.folder_method(place, names)
+    return compared, source, names
 
 
 def _published(conditions):
@@ -191,37 +169,47 @@ def _published(conditions):
 # %% ../../nbs/cli/07_eval.ipynb #defb5f8e
 def _eval(args):
     opt = _parser().parse_args(args)
-    out = Path(opt.out)
     rates = {f"{rate:g} mm/h": rate for rate in opt.rate or (100.0, 200.0)}
-    with interruptible(), _new_folder(out) as part:
-        from sginet.evaluate import tables
-
+    with interruptible(), _new_folder(Path(opt.out)) as folder:
         models, folders, device = _methods(opt)
         sem, segmenter = _segmenter(opt, models, device)
-        work = {c: _condition(opt, r, (models, folders), sem) for c, r in rates.items()}
-        rows, scores, faults = [], {}, []
-        for condition, measured in work.items():
-            print(condition, flush=True)
-            more, scores[condition], figure, left_out = measured()
-            rows += more
-            faults += left_out
-            if figure is not None:
-                name = f"panel_{rates[condition]:g}mm.png"
-                figure.savefig(part / name, format="png", dpi=110)
+        work = {c: _condition(opt, r, models, folders) for c, r in rates.items()}
+        rows, scores, faults = _measure(opt, work, sem, folder)
         rows += _published(rates)
-        data = f"{opt.data or 'drawn scenes'}, split {opt.split}"
-        text = tables.report(rows, data, segmenter)
-        _write_tables(part, rows, scores, text)
-    print(f"{text}wrote {out}")
+        text = _write_tables(opt, folder, rows, scores, segmenter)
+    print(f"{text}wrote {opt.out}")
     return faults
 
 
-def _write_tables(folder, rows, scores, text):
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    _write_csv(folder / "table.csv", columns, rows)
-    columns = ["condition", "method", "picture", "psnr", "ssim"]
-    _write_csv(folder / "pictures.csv", columns, _picture_rows(scores))
+def _measure(opt, work, sem, folder):
+    "The rows, scores and faults of all conditions; writes the panel of each."
+    from sginet.evaluate import tables
+    from sginet.evaluate.scores import evaluate
+
+    rows, scores, faults = [], {}, []
+    for condition, (methods, source, names) in work.items():
+        print(condition, flush=True)
+        scores[condition], kept, left_out = evaluate(
+            methods, source, names, sem, opt.panel
+        )
+        faults += left_out
+        rows += tables.rows_of(scores[condition], condition)
+        if kept:
+            name = f"panel_{condition.split()[0]}mm.png"
+            figure = tables.panel(kept, sem)
+            figure.savefig(folder / name, format="png", dpi=110)
+    return rows, scores, faults
+
+
+def _write_tables(opt, folder, rows, scores, segmenter):
+    from sginet.evaluate import tables
+
+    data = f"{opt.data or 'drawn scenes'}, split {opt.split}"
+    text = tables.report(rows, data, segmenter)
+    tables.write_csv(rows, folder / "table.csv")
+    tables.write_csv(list(_picture_rows(scores)), folder / "pictures.csv")
     (folder / "table.md").write_text(text, encoding="utf-8", errors="surrogateescape")
+    return text
 
 # %% ../../nbs/cli/07_eval.ipynb #b498115e
 def evaluation(

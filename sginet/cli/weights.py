@@ -41,7 +41,7 @@ def _parser():
 # %% ../../nbs/cli/09_weights.ipynb #263bc504
 def _print_list():
     "Print all weights; a line for each that is damaged."
-    from sginet.models import pretrained
+    from sginet.models import cards, pretrained
 
     entries = pretrained.listing()
     rows = [
@@ -49,7 +49,7 @@ def _print_list():
             entry.name,
             entry.kind,
             entry.state,
-            pretrained.size(entry.size) if entry.size else "-",
+            cards.size(entry.size) if entry.size else "-",
             entry.licence or "-",
             entry.what,
         )
@@ -69,14 +69,14 @@ def _print_list():
 # %% ../../nbs/cli/09_weights.ipynb #5d19d73d
 def _print_card(name):
     "Print one card; the lines that say what is wrong with it."
-    from sginet.models import pretrained
+    from sginet.models import cards, pretrained
 
     if name in pretrained.REFERENCE:
         file = pretrained.reference_file(name)
         if file is None:
             return [pretrained.where_from(name)]
         what = pretrained.REFERENCE[name].what
-        print(f"{file}: {what}, {pretrained.size(file.stat().st_size)}")
+        print(f"{file}: {what}, {cards.size(file.stat().st_size)}")
         return []
     folder = pretrained.models().get(name, Path(name))
     if not (folder / "model.safetensors").exists():
@@ -84,20 +84,20 @@ def _print_card(name):
         if kind == "hub":
             raise FileNotFoundError(f"{name}: not on this machine, so no card is known")
         folder = Path(place)
-    card = pretrained.read_card(folder)
-    print(f"{folder}: no card" if card is None else pretrained.card_text(card))
-    return pretrained.damages(folder)
+    card = cards.read_card(folder)
+    print(f"{folder}: no card" if card is None else cards.card_text(card))
+    return cards.damages(folder)
 
 # %% ../../nbs/cli/09_weights.ipynb #2b92233e
 def _export(name, file, overwrite):
     "Write a model as a graph and print how far the graph's results are from the network's."
     path = check_output(file, (".onnx", ".pt2"), overwrite)
-    from sginet.models.export import table, to_onnx, write_program
-    from sginet.models.pretrained import size
+    from sginet.models.cards import size
+    from sginet.models.export import differences_table, to_onnx, write_program
     from sginet.models.sginet import SGINet
 
     write = to_onnx if path.suffix.lower() == ".onnx" else write_program
-    print(table(write(SGINet.from_pretrained(name), path, overwrite)))
+    print(differences_table(write(SGINet.from_pretrained(name), path, overwrite)))
     print(
         f"wrote {path}, {size(path.stat().st_size)}; "
         "above, the differences from the network"
