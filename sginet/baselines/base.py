@@ -31,7 +31,7 @@ from matplotlib.patches import FancyArrowPatch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..data.datasets import drawn_scenes
+from ..data.sources import drawn_scenes
 from ..metrics import psnr_y
 from ..models.layers import InstanceNorm
 from ..models.sginet import pad_to_multiple
