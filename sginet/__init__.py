@@ -9,19 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what type checkers and editors read
-    from .data.loaders import rain_dls as rain_dls
+    from .data.datasets import rain_dls as rain_dls
     from .data.rain import render as render
     from .data.scenes import draw_scene as draw_scene
     from .image_codecs import ImageError as ImageError
     from .images import CLASSES as CLASSES
     from .interpret.attribution import attribute as attribute
-    from .interpret.explorers import (
-        RainExplorer as RainExplorer,
-        GuidanceExplorer as GuidanceExplorer,
+    from .interpret.attribution_explorer import (
         AttributionExplorer as AttributionExplorer,
-        TrainingMonitor as TrainingMonitor,
-        app as app,
     )
+    from .interpret.explorers import RainExplorer as RainExplorer
+    from .interpret.guidance_explorer import GuidanceExplorer as GuidanceExplorer
     from .interpret.interventions import intervene as intervene
     from .interpret.taps import Taps as Taps
     from .losses.csd import csd_loss as csd_loss
@@ -44,13 +42,15 @@ warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureW
 __version__ = "0.1.0"
 
 _NAMES = {
-    "data.loaders": "rain_dls",
+    "data.datasets": "rain_dls",
     "data.rain": "render",
     "data.scenes": "draw_scene",
     "image_codecs": "ImageError",
     "images": "CLASSES",
     "interpret.attribution": "attribute",
-    "interpret.explorers": "RainExplorer GuidanceExplorer AttributionExplorer TrainingMonitor app",
+    "interpret.attribution_explorer": "AttributionExplorer",
+    "interpret.explorers": "RainExplorer",
+    "interpret.guidance_explorer": "GuidanceExplorer",
     "interpret.interventions": "intervene",
     "interpret.taps": "Taps",
     "losses.csd": "csd_loss",

@@ -69,7 +69,7 @@ def _combine_products(m: list[torch.Tensor], out: tuple[torch.Tensor, ...]) -> N
     torch.add(m[1], m[3], alpha=4, out=out[2])
     torch.add(m[5].add_(m[2]), m[4], alpha=8, out=out[3])
 
-# %% ../../nbs/models/08_winograd.ipynb #07358e52
+# %% ../../nbs/models/08_winograd.ipynb #b58932cb
 class _Features(NamedTuple):
     "Features of one picture, and the norm and GELU still to be applied to them (None: finished)."
 
@@ -95,7 +95,7 @@ def _read(sources: tuple[_Features, ...], top: int, out: torch.Tensor) -> None:
         _activate(f.values[top : top + len(out)], f, out[..., at : at + c])
         at += c
 
-
+# %% ../../nbs/models/08_winograd.ipynb #75b555dc
 def _bands(
     sources: tuple[_Features, ...],  # all H×W×c
     margin: int,  # rows above and below that a convolution looks at
