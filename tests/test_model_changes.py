@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from sginet.images import as_batch, sample_photo
-from sginet.models import winograd
+from sginet.models import inference
 from sginet.models.layers import HalfInstanceNorm
 from sginet.models.sem import SEM, SmallSEM, freeze, make_sem
 from sginet.models.sginet import SGINet, available_memory
@@ -154,7 +154,7 @@ CHANGES = [
 def test_the_unchanged_model_is_what_its_forward_says(model, rain):
     with torch.no_grad():
         assert (model.derain(rain) - model(rain).refined).abs().max() < 1e-4
-        assert winograd.applies(model, rain)
+        assert inference.applies(model, rain)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
@@ -192,9 +192,9 @@ def test_a_global_hook_is_called(model, rain):
 
 def test_training_uses_the_network_as_written(model, rain):
     """With gradients or in training mode the quick way is never taken."""
-    assert not winograd.applies(model, rain)
+    assert not inference.applies(model, rain)
     with torch.no_grad():
-        assert not winograd.applies(model.train(), rain)
+        assert not inference.applies(model.train(), rain)
 
 
 # a frozen SEM

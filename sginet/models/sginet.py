@@ -158,7 +158,7 @@ def available_memory(
     rooms = [None if kilobytes is None else 1024 * kilobytes, _container_room()]
     return min((room for room in rooms if room is not None), default=None)
 
-# %% ../../nbs/models/05_sginet.ipynb #1a3a6f03
+# %% ../../nbs/models/05_sginet.ipynb #a5b0e4e5
 @contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     "Evaluation mode inside the block; afterwards each module has its own mode back."
@@ -179,12 +179,12 @@ def bytes_needed(
     width: int,
 ) -> int:
     "Memory that `derain` is expected to take at its peak for one picture, beside the weights."
-    from sginet.models import winograd  # which imports this module
+    from sginet.models import inference  # which imports this module
 
     pixels = max(64 * 32, -(-height // 32) * -(-width // 32) * 32**2)
     c, like = self.frm.d4.in_channels, next(self.parameters())
     with _evaluation_mode(self), torch.no_grad():
-        quick = winograd.applies(self, like.new_empty(1, 3, 64, 64))
+        quick = inference.applies(self, like.new_empty(1, 3, 64, 64))
     if not quick:
         return int(pixels * (130 * c + 200) + 30e6)
     threads = min(4, torch.get_num_threads())
@@ -251,17 +251,17 @@ def _working_size(
         " (work_pixels, or --max-pixels)"
     )
 
-# %% ../../nbs/models/05_sginet.ipynb #6dbd4530
+# %% ../../nbs/models/05_sginet.ipynb #45407537
 def _refined(model: SGINet, full: Tensor, size: list[int]) -> Tensor:
     "The refined picture of `full`, computed at `size`, float32."
-    from sginet.models import winograd  # which imports this module
+    from sginet.models import inference  # which imports this module
 
     small = full
     if list(full.shape[-2:]) != size:
         small = F.interpolate(full, size, mode="bilinear", antialias=True)
     rain = small.to(next(model.parameters()).dtype)
-    if winograd.applies(model, rain):
-        y = winograd.refined(model, rain).float()
+    if inference.applies(model, rain):
+        y = inference.refined(model, rain).float()
     else:
         y = model(rain).refined.float()
     if small is full:
