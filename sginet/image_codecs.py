@@ -41,7 +41,7 @@ def _upright_exif(exif: bytes) -> tuple[int, bytes]:
     known = orientation if 1 <= orientation <= 8 else 1
     return known, b"Exif\0\0" + bytes(data) if data else b""
 
-# %% ../nbs/00_image_codecs.ipynb #847aa2ea
+# %% ../nbs/00_image_codecs.ipynb #5a826b62
 _DESCRIPTIVE = (270, 271, 272, 305, 306, 315, 33432)  # title, camera, date, author
 
 
@@ -61,7 +61,7 @@ def _exif_block(img: Image.Image) -> bytes:
         return b""
     return block if isinstance(block, bytes) else b""
 
-
+# %% ../nbs/00_image_codecs.ipynb #7dd5f56a
 def _orientation_and_exif(img: Image.Image) -> tuple[int, bytes]:
     "The orientation of a file, from EXIF or else XMP, and its EXIF block with orientation 1."
     orientation, block = _upright_exif(_exif_block(img))
@@ -93,7 +93,7 @@ def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
         samples = samples[:, ::-1]
     return np.ascontiguousarray(samples)
 
-# %% ../nbs/00_image_codecs.ipynb #8dabebfb
+# %% ../nbs/00_image_codecs.ipynb #2168d77e
 _SIXTEEN = "sixteen_bit"  # key in `info` of samples H×W×C, uint16
 _LOW = {
     "16B": "16L",
@@ -116,7 +116,7 @@ def _decoded_as(img: ImageFile.ImageFile, file: io.IOBase, rawmode: str) -> np.n
     again.tile = tiles
     return np.asarray(again)
 
-
+# %% ../nbs/00_image_codecs.ipynb #788ef8a5
 def _joined(high: np.ndarray, low: np.ndarray) -> np.ndarray:
     "Two arrays of bytes as one of uint16."
     out = high.astype(np.uint16)
@@ -124,7 +124,7 @@ def _joined(high: np.ndarray, low: np.ndarray) -> np.ndarray:
     out |= low
     return out
 
-# %% ../nbs/00_image_codecs.ipynb #c94fe150
+# %% ../nbs/00_image_codecs.ipynb #807c1acb
 def _with_clear_colour(samples: np.ndarray, clear: int | tuple | None) -> np.ndarray:
     "16-bit samples with an alpha channel that is 0 where the colour is `clear`."
     if clear is None:
@@ -132,7 +132,7 @@ def _with_clear_colour(samples: np.ndarray, clear: int | tuple | None) -> np.nda
     alpha = np.where((samples == np.uint16(clear)).all(2, keepdims=True), 0, 65535)
     return np.concatenate([samples, alpha.astype(np.uint16)], 2)
 
-
+# %% ../nbs/00_image_codecs.ipynb #051bcf31
 def _grey_samples(img: Image.Image) -> np.ndarray:
     "A loaded grey picture of more than 8 bits as uint16 `H×W×1`."
     samples = np.asarray(img)
@@ -147,7 +147,7 @@ def _grey_samples(img: Image.Image) -> np.ndarray:
         )
     return samples.astype(np.uint16)[..., None]
 
-
+# %% ../nbs/00_image_codecs.ipynb #c3192ca8
 def _sixteen_bits(img: ImageFile.ImageFile, file: io.IOBase) -> np.ndarray | None:
     "The samples of a file as uint16 `H×W×C`, or None where they have 8 bits. Loads `img`."
     args = img.tile[0][3] if img.tile else ""
@@ -165,7 +165,7 @@ def _sixteen_bits(img: ImageFile.ImageFile, file: io.IOBase) -> np.ndarray | Non
     low = _decoded_as(img, file, raw.replace(depth, _LOW[depth]))
     return _with_clear_colour(_joined(np.asarray(img), low), clear)
 
-# %% ../nbs/00_image_codecs.ipynb #41312e6a
+# %% ../nbs/00_image_codecs.ipynb #8549bf2c
 def _eight_bit(samples: np.ndarray) -> np.ndarray:
     "16-bit samples rounded to 8 bits."
     out = np.empty(samples.shape, np.uint8)
@@ -173,7 +173,7 @@ def _eight_bit(samples: np.ndarray) -> np.ndarray:
         out[row] = (line.astype(np.uint32) + 128) // 257
     return out
 
-
+# %% ../nbs/00_image_codecs.ipynb #806ab66c
 def _samples_of(img: Image.Image) -> np.ndarray | None:
     "The 16-bit samples that an image carries, `H×W×C`, if they are still those of its pixels."
     samples = img.info.get(_SIXTEEN)

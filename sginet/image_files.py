@@ -55,7 +55,7 @@ _FORMATS = {
 }
 PICTURE_SUFFIXES = frozenset(_FORMATS)  # lower case, with the dot
 
-# %% ../nbs/00_image_files.ipynb #c1b40d36
+# %% ../nbs/00_image_files.ipynb #42e8d351
 def _by_profile(img: Image.Image) -> Image.Image:
     "A CMYK or LAB picture as sRGB, by its own profile where it has one that works."
     profile = img.info.get("icc_profile")
@@ -71,7 +71,7 @@ def _by_profile(img: Image.Image) -> Image.Image:
     except (ImageCms.PyCMSError, OSError):
         return img.convert("RGB")
 
-
+# %% ../nbs/00_image_files.ipynb #aa858cda
 def _eight_bit_samples(img: Image.Image) -> np.ndarray:
     "A loaded 8-bit picture of any mode as uint8 `H×W×C`: grey, grey and alpha, RGB or RGBA."
     if img.mode == "F":
@@ -107,14 +107,14 @@ def _pillow_limit_lifted(max_pixels: float | None) -> Iterator[None]:
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
-# %% ../nbs/00_image_files.ipynb #ef4c0540
+# %% ../nbs/00_image_files.ipynb #90356470
 def _check_size(img: Image.Image, max_pixels: float | None) -> None:
     "Raise `ImageError` for a picture of more than `max_pixels`."
     if max_pixels is not None and img.width * img.height > max_pixels:
         size = f"{img.width}×{img.height}"
         raise ImageError(f"{size} is more than {max_pixels / 1e6:g} megapixels")
 
-
+# %% ../nbs/00_image_files.ipynb #fd30dbbe
 def _choose_frame(img: ImageFile.ImageFile) -> None:
     "Go to the only full picture of a file. Raises `ImageError` where there are several."
     count = getattr(img, "n_frames", 1)
@@ -131,14 +131,14 @@ def _choose_frame(img: ImageFile.ImageFile) -> None:
         raise ImageError(f"holds {len(full)} frames or pages; save each as one picture")
     img.seek(full[0] if full else 0)
 
-# %% ../nbs/00_image_files.ipynb #3fa817f3
+# %% ../nbs/00_image_files.ipynb #4886e7aa
 @contextmanager
 def _seekable(path: str | os.PathLike) -> Iterator[io.IOBase]:
     "A file to read that can be rewound; a pipe is read into memory."
     with open(path, "rb") as file:
         yield file if file.seekable() else io.BytesIO(file.read())
 
-
+# %% ../nbs/00_image_files.ipynb #723b9409
 def _standard(img: Image.Image, samples: np.ndarray | None) -> Image.Image:
     "A loaded picture as L, LA, RGB or RGBA, upright, with its profile, EXIF and 16 bits."
     orientation, exif = _orientation_and_exif(img)
@@ -149,7 +149,7 @@ def _standard(img: Image.Image, samples: np.ndarray | None) -> Image.Image:
         samples = _eight_bit_samples(img)
     return _picture(_upright(samples, orientation), kept)
 
-
+# %% ../nbs/00_image_files.ipynb #42128d45
 def _from_pillow(img: Image.Image, max_pixels: float | None) -> Image.Image:
     "A Pillow image in the standard form."
     _check_size(img, max_pixels)
@@ -159,7 +159,7 @@ def _from_pillow(img: Image.Image, max_pixels: float | None) -> Image.Image:
         samples = _grey_samples(img)
     return _standard(img, samples)
 
-
+# %% ../nbs/00_image_files.ipynb #0d70486a
 def _from_file(path: str | os.PathLike, max_pixels: float | None) -> Image.Image:
     "A picture file in the standard form."
     Image.init()
@@ -171,7 +171,7 @@ def _from_file(path: str | os.PathLike, max_pixels: float | None) -> Image.Image
         _check_size(img, max_pixels)
         return _standard(img, _sixteen_bits(img, file))
 
-# %% ../nbs/00_image_files.ipynb #0a656b39
+# %% ../nbs/00_image_files.ipynb #ef5adad2
 def _fault(fault: Exception, max_pixels: float | None) -> str:
     "What went wrong with a picture, in words."
     if isinstance(fault, FileNotFoundError):
@@ -187,7 +187,7 @@ def _fault(fault: Exception, max_pixels: float | None) -> str:
     known = isinstance(fault, (ImageError, OSError, ValueError, SyntaxError))
     return str(fault) if known else f"damaged ({type(fault).__name__}: {fault})"
 
-
+# %% ../nbs/00_image_files.ipynb #94fce15b
 def open_image(
     source: str | os.PathLike | Image.Image,  # a file or a Pillow image
     max_pixels: float | None = 64e6,  # larger pictures are refused; None takes any size
@@ -261,7 +261,7 @@ def check_writable(
         raise PermissionError(f"{folder} cannot be written to")
     return form
 
-# %% ../nbs/00_image_files.ipynb #578faf77
+# %% ../nbs/00_image_files.ipynb #082d1aa7
 _OPTIONS = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True, "quality": 0, "method": 0, "exact": True},
@@ -276,7 +276,7 @@ _MODES = {
     "JPEG2000": ("L", "LA", "RGB", "RGBA"),
 }
 
-
+# %% ../nbs/00_image_files.ipynb #a7a3ddcf
 def _fitted(img: Image.Image, form: str) -> Image.Image:
     "The picture in a mode that the format holds."
     if img.mode in _MODES.get(form, (img.mode,)):
@@ -287,7 +287,7 @@ def _fitted(img: Image.Image, form: str) -> Image.Image:
     wanted = ("L" if grey and "L" in modes else "RGB") + ("A" if clear else "")
     return img.convert(wanted if wanted in modes else wanted.removesuffix("A"))
 
-# %% ../nbs/00_image_files.ipynb #452a2e26
+# %% ../nbs/00_image_files.ipynb #dad8d4ee
 def _belongings(img: Image.Image, form: str) -> dict[str, bytes]:
     "The colour profile and the EXIF block that go into a file of this format."
     icc = img.info.get("icc_profile") or b""
@@ -301,7 +301,7 @@ def _belongings(img: Image.Image, form: str) -> dict[str, bytes]:
         exif = b""
     return {"icc_profile": icc, "exif": exif}
 
-
+# %% ../nbs/00_image_files.ipynb #bf27f938
 def _write(img: Image.Image, file: io.IOBase, form: str) -> None:
     "Write a picture as a file of the format."
     deep = {"PNG": _write_png16, "TIFF": _write_tiff16}.get(form)
@@ -314,7 +314,7 @@ def _write(img: Image.Image, file: io.IOBase, form: str) -> None:
     kept = {k: v for k, v in _belongings(img, form).items() if v}
     img.save(file, form, **_OPTIONS.get(form, {}), **kept)
 
-# %% ../nbs/00_image_files.ipynb #0fc7537e
+# %% ../nbs/00_image_files.ipynb #839c3717
 def _samples_from(x: torch.Tensor, top: int = 255) -> np.ndarray:
     "A tensor `C×H×W` in 0..1 as samples `H×W×C`, rounded: uint8, or uint16 where `top` is 65535."
     channels, height, width = x.shape
@@ -327,7 +327,7 @@ def _samples_from(x: torch.Tensor, top: int = 255) -> np.ndarray:
         out[row : row + 256] = band.astype(out.dtype)
     return out
 
-
+# %% ../nbs/00_image_files.ipynb #552ff905
 def to_pil(
     x: torch.Tensor,  # one picture, 3×H×W, 1×H×W (grey) or 1×3×H×W, in 0..1
 ) -> Image.Image:

@@ -92,7 +92,7 @@ def colour_classes(
     colours[: len(palette)] = torch.from_numpy(palette) / 255
     return colours[classes.long().cpu()].permute(0, 3, 1, 2).contiguous()
 
-# %% ../nbs/00_images.ipynb #e7404a84
+# %% ../nbs/00_images.ipynb #d5b20739
 def class_shares(
     classes: torch.Tensor,  # a class map of any shape
     at_least: float = 0.0,  # leave out classes that cover less, 0..1
@@ -103,7 +103,7 @@ def class_shares(
     found = sorted(zip(shares, ids.tolist()), reverse=True)
     return {i: share for share, i in found if share >= at_least}
 
-
+# %% ../nbs/00_images.ipynb #f6346996
 def class_legend(
     maps: torch.Tensor | Iterable[torch.Tensor],  # one class map or several
     palette: np.ndarray = DISTINCT_COLOURS,  # 19×3, uint8
@@ -131,10 +131,10 @@ def check_batch(
         raise ImageError(f"values {low:g}..{high:g} are outside 0..1{hint}")
     return x
 
-# %% ../nbs/00_images.ipynb #43601ae4
+# %% ../nbs/00_images.ipynb #6f201726
 def _top(a: np.ndarray) -> int:
     "The value that means white in an array. Raises `ImageError` where that cannot be told."
-    if a.dtype == np.uint8 or a.dtype == np.uint16:
+    if a.dtype.kind == "u" and a.dtype.itemsize <= 2:  # of any byte order
         return int(np.iinfo(a.dtype).max)
     if np.issubdtype(a.dtype, np.floating):
         return 1
@@ -145,7 +145,7 @@ def _top(a: np.ndarray) -> int:
         raise ImageError(f"{a.dtype} values {low}..{high} are outside 0..255")
     raise ImageError(f"an array of {a.dtype} has no known range: use uint8 or float")
 
-
+# %% ../nbs/00_images.ipynb #5f29ee12
 def _array_in(a: np.ndarray) -> torch.Tensor:
     "An array `H×W`, `H×W×1`, `H×W×3` or `H×W×4` as float32 `1×3×H×W`, without its alpha."
     if a.ndim not in (2, 3) or a.ndim == 3 and a.shape[2] not in (1, 3, 4):
@@ -161,7 +161,7 @@ def _array_in(a: np.ndarray) -> torch.Tensor:
         x[0, :, row : row + 256] = torch.from_numpy(band).permute(2, 0, 1) / top
     return x
 
-# %% ../nbs/00_images.ipynb #18619aae
+# %% ../nbs/00_images.ipynb #bd21a4ce
 def _grey(y: torch.Tensor) -> torch.Tensor:
     "A picture `3×H×W` as `1×H×W`."
     red, green, blue = y
@@ -180,7 +180,7 @@ def _array_out(y: torch.Tensor, like: np.ndarray) -> np.ndarray:
         out = np.concatenate([out, like[..., 3:]], axis=2)
     return out[..., 0] if like.ndim == 2 else out
 
-
+# %% ../nbs/00_images.ipynb #b4ef3dac
 def _pillow_out(y: torch.Tensor, like: Image.Image, samples: np.ndarray) -> Image.Image:
     "The batch `y` as a Pillow image like the one with these samples, with what belongs to it."
     channels = samples.shape[2]
@@ -192,7 +192,7 @@ def _pillow_out(y: torch.Tensor, like: Image.Image, samples: np.ndarray) -> Imag
         return Image.fromarray(out[..., 0])
     return _picture(out, {k: like.info.get(k) for k in ("icc_profile", "exif")})
 
-# %% ../nbs/00_images.ipynb #6d3a80ce
+# %% ../nbs/00_images.ipynb #c1f632c4
 def _pillow_batch(
     image: str | os.PathLike | Image.Image, max_pixels: float | None
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], Image.Image]]:
@@ -205,7 +205,7 @@ def _pillow_batch(
     colour = samples[..., :1] if samples.shape[2] < 3 else samples[..., :3]
     return _array_in(colour), lambda y: _pillow_out(y, like, samples)
 
-
+# %% ../nbs/00_images.ipynb #0535a2c3
 def as_batch(
     image: Any,  # path, Pillow image, array H×W[×1, 3 or 4], tensor 3×H×W or N×3×H×W
     max_pixels: float | None = 64e6,  # see `open_image`
@@ -229,7 +229,7 @@ def as_batch(
         f"a {kind} is no picture: give a path, Pillow image, array or tensor"
     )
 
-# %% ../nbs/00_images.ipynb #ee66e7c9
+# %% ../nbs/00_images.ipynb #585319f9
 def _is_class_map(image: Any) -> bool:
     "Is this a class map and not a picture?"
     return isinstance(image, torch.Tensor) and not image.is_floating_point()
@@ -242,7 +242,7 @@ def _drawable(image: torch.Tensor | Image.Image, palette: np.ndarray) -> Image.I
     img = to_pil(image) if isinstance(image, torch.Tensor) else image
     return img if img.mode in ("RGB", "RGBA") else img.convert("RGB")
 
-
+# %% ../nbs/00_images.ipynb #cc7d88c2
 def _columns(count: int, rows: int | None) -> int:
     "How many panels stand side by side: at most three, and four as two and two."
     if rows:

@@ -73,7 +73,7 @@ def mean_ssim(
 _RELU_1 = (1, 6, 11, 18, 25)  # positions of relu1_1 .. relu5_1 in VGG16's features
 _POOLS = (4, 9, 16, 23)  # and of its pooling layers before the last of them
 
-# %% ../../nbs/losses/02_sginet_loss.ipynb #096147b2
+# %% ../../nbs/losses/02_sginet_loss.ipynb #dfb5a60b
 def _vgg16_file() -> tuple[str, Path, float]:
     "Where torchvision's VGG16 comes from and where torch keeps it, and its size in MB."
     from torchvision.models import VGG16_Weights  # slow to import
@@ -96,7 +96,7 @@ def _download_vgg16() -> tuple[dict | None, str]:
     except (URLError, OSError, RuntimeError) as fault:
         return None, f"VGG16's weights could not be downloaded ({fault})"
 
-
+# %% ../../nbs/losses/02_sginet_loss.ipynb #54a124d8
 def _vgg16_weights(
     weights: dict | str | os.PathLike | None, download: bool
 ) -> tuple[dict | None, str]:
@@ -113,7 +113,7 @@ def _vgg16_weights(
     hint = f"put torchvision's file at {file} to use the trained one"
     return None, f"no VGG16 weights on this machine ({hint})"
 
-# %% ../../nbs/losses/02_sginet_loss.ipynb #7847dcdf
+# %% ../../nbs/losses/02_sginet_loss.ipynb #66f22436
 def _random_vgg16(width: int, seed: int) -> nn.Sequential:
     "VGG16's layers up to relu5_1 with random weights, the same for the same seed."
     from torchvision.models.vgg import cfgs, make_layers  # slow to import
@@ -128,7 +128,7 @@ def _random_vgg16(width: int, seed: int) -> nn.Sequential:
                 nn.init.zeros_(m.bias)
     return net
 
-
+# %% ../../nbs/losses/02_sginet_loss.ipynb #1d0befe4
 def vgg16_features(
     weights: dict | str | os.PathLike | None = None,  # VGG16's state dict or file;
     # None: torchvision's file if it is on this machine, else a fixed random network
@@ -156,7 +156,7 @@ def vgg16_features(
     net.source = source
     return net.eval().requires_grad_(False)
 
-# %% ../../nbs/losses/02_sginet_loss.ipynb #e79d1eed
+# %% ../../nbs/losses/02_sginet_loss.ipynb #85b33758
 def _features_of(vgg: nn.Module) -> nn.Sequential:
     "VGG16's layers up to relu5_1, frozen. Raises `ValueError` for another network."
     layers = getattr(vgg, "features", vgg)
@@ -173,7 +173,7 @@ def _features_of(vgg: nn.Module) -> nn.Sequential:
     used.source = getattr(layers, "source", "the given VGG16")
     return used.eval().requires_grad_(False)
 
-
+# %% ../../nbs/losses/02_sginet_loss.ipynb #1ed512ee
 class PerceptualLoss(nn.Module):
     """Sum over relu1_1 .. relu5_1 of VGG16 of the mean absolute difference.
 
@@ -264,7 +264,7 @@ class SGINetLoss(nn.Module):
             raise ValueError("the CSD loss needs a SEM")
         return {name: w for name, w in self.weights.items() if w}
 
-# %% ../../nbs/losses/02_sginet_loss.ipynb #e4b4d9cf
+# %% ../../nbs/losses/02_sginet_loss.ipynb #1c061ddb
 @patch
 def _sem_scores(self: SGINetLoss, rain: Tensor, clean: Tensor) -> dict[str, Tensor]:
     "SEM's scores of clean and rain, in one batch and in the precision the model runs in."
@@ -272,7 +272,7 @@ def _sem_scores(self: SGINetLoss, rain: Tensor, clean: Tensor) -> dict[str, Tens
         clean_scores, rain_scores = self.sem[0](torch.cat([clean, rain])).chunk(2)
     return {"clean": clean_scores, "rain": rain_scores}
 
-
+# %% ../../nbs/losses/02_sginet_loss.ipynb #44a43646
 @patch
 def _term(self: SGINetLoss, name: str, out: Any, clean: Tensor, scores: dict) -> Tensor:
     "One term before weighting; `out` is a `Derained` in the clean picture's type."
@@ -288,7 +288,7 @@ def _term(self: SGINetLoss, name: str, out: Any, clean: Tensor, scores: dict) ->
         return residual_loss(out.coarse, clean)
     return 255 * F.l1_loss(out.refined, clean)
 
-
+# %% ../../nbs/losses/02_sginet_loss.ipynb #252d666a
 @patch
 def forward(
     self: SGINetLoss,
