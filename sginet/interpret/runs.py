@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECORDED_RUN', 'TrainingRun', 'run_stamp', 'read_run', 'RunSettings', 'recorded_run', 'find_run']
 
-# %% ../../nbs/interpret/10_runs.ipynb #7ef2f725
+# %% ../../nbs/interpret/10_runs.ipynb #9d843233
 import csv
 import math
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from traitlets import Bool, Int, Unicode
 
+import sginet
 from .session import Settings
 
 # %% ../../nbs/interpret/10_runs.ipynb #7a20e266
@@ -83,7 +84,7 @@ def read_run(folder: str | Path) -> TrainingRun:
     note = f"{path.name}: {len(epochs)} epochs, the last is {epochs[-1]:g}; {len(panels)} pictures"
     return TrainingRun(history, panels, note)
 
-# %% ../../nbs/interpret/10_runs.ipynb #345236c9
+# %% ../../nbs/interpret/10_runs.ipynb #c2e5cea6
 RECORDED_RUN = "recorded run of the shipped model"
 
 
@@ -102,7 +103,8 @@ class RunSettings(Settings):
 
 def recorded_run() -> TrainingRun:
     """Read the recorded run that comes with the package."""
-    history = _read_history(Path(__file__).parent / "static" / "recorded_run.csv")
+    static = Path(sginet.__file__).parent / "interpret" / "static"
+    history = _read_history(static / "recorded_run.csv")
     note = f"The training of the shipped model: {len(history['epoch'])} epochs in its stages"
     return TrainingRun(history, [], note)
 

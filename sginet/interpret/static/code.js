@@ -1,0 +1,32 @@
+/** A button that copies the Python for what is shown; the text can also be read. */
+
+function render({ model, el }) {
+  el.innerHTML = `
+    <div class="sg-code">
+      <button>copy the Python for this</button>
+      <details><summary>show it</summary><pre></pre></details>
+    </div>`;
+  const button = el.querySelector("button");
+  const pre = el.querySelector("pre");
+
+  function show() {
+    pre.textContent = model.get("code");
+  }
+
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(model.get("code"));
+      button.textContent = "copied";
+    } catch {
+      el.querySelector("details").open = true;
+      getSelection().selectAllChildren(pre);
+      button.textContent = "select and copy it below";
+    }
+    setTimeout(() => (button.textContent = "copy the Python for this"), 2500);
+  });
+
+  model.on("change:code", show);
+  show();
+}
+
+export default { render };
