@@ -214,7 +214,7 @@ def _rows(
         row["memory_ratio"] = row["bytes"] / first["bytes"] if known else None
     return rows
 
-# %% ../../nbs/evaluate/03_speed.ipynb #80ff12a2
+# %% ../../nbs/evaluate/03_speed.ipynb #2921ba51
 def _python(code: str) -> list[str]:
     return [sys.executable, "-W", "ignore", "-c", code]
 
@@ -233,7 +233,7 @@ def _start_up_commands(folder: Path) -> dict[str, list[str]]:
     derain = shutil.which("sginet-derain", path=str(Path(sys.executable).parent))
     if derain is not None:
         commands["sginet-derain --help"] = [derain, "--help"]
-        out = str(folder / "derained.png")
+        out = str(folder / "derained")
         commands["sginet-derain PICTURE"] = [derain, str(picture), "--out", out]
     return commands
 
@@ -244,10 +244,9 @@ def start_up_seconds(rounds: int = 3) -> dict[str, float]:
         functions = {"python": _python("pass"), **_start_up_commands(Path(folder))}
         calls = {}
         for name, command in functions.items():
-            overwritten = Path(folder) / "derained.png"
 
-            def call(command=command, overwritten=overwritten):
-                overwritten.unlink(missing_ok=True)
+            def call(command=command, out=Path(folder) / "derained"):
+                shutil.rmtree(out, ignore_errors=True)  # nothing is overwritten
                 subprocess.run(command, capture_output=True, check=True)
 
             calls[name] = call
