@@ -18,6 +18,7 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package)
 
 
+@pytest.mark.slow
 def test_the_papers_network_at_its_full_width(tmp_path):
     """Width 32 and PSPNet101, random weights: half a gigabyte, deleted afterwards."""
     torch.manual_seed(0)
