@@ -231,6 +231,8 @@ def _write_tiff16(
     file: io.IOBase, samples: np.ndarray, icc: bytes, exif: bytes
 ) -> None:
     "Write samples `H×W×C`, uint16, as an uncompressed little-endian TIFF file."
+    if samples.shape[2] == 2:  # Pillow cannot read 16-bit grey with alpha
+        samples = samples[..., [0, 0, 0, 1]]
     height, width, channels = samples.shape
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     described = Image.Exif()
@@ -244,7 +246,7 @@ def _write_tiff16(
     tags[259], tags[262] = 1, 2 if channels > 2 else 1  # not packed; RGB or grey
     tags[277], tags[278], tags[284] = channels, height, 1
     tags[273], tags[279] = 0, samples.size * 2  # one strip, behind the directory
-    if channels in (2, 4):
+    if channels == 4:
         tags[338] = 2  # the last channel is alpha
     if icc:
         tags.tagtype[34675] = 7
