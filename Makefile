@@ -26,9 +26,9 @@ lab: $(STAMP)
 app: $(STAMP)
 	$(BIN)/voila nbs/app.ipynb --Voila.ip=127.0.0.1 --port=8866
 
-# the page that derains in the browser, with the site around it, on this machine alone
-try: docs
-	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _docs 8867
+# the page that derains in the visitor's browser, on this machine alone
+try: $(STAMP_DEV)
+	$(BIN)/python .ci/try_page.py _docs/try --serve 8867
 
 # all that a change needs, in minutes: sync, lint, notebooks, quick tests
 test: $(STAMP_DEV)

@@ -1,6 +1,9 @@
-"""Build the site: notebooks with the outputs they were committed with, and a page for each module from its docstrings. Nothing is run, nothing is fetched.
+"""Build the site: notebooks with their committed outputs, a page for each module, the page to try.
 
-python .ci/docs.py [FOLDER]        # default _docs; to read and to search it: python -m http.server --directory _docs
+python .ci/docs.py [FOLDER]                    # default: _docs
+python -m http.server --directory _docs        # to read and to search it
+
+No notebook is run, and the pages fetch nothing; only the page to try needs npm once.
 """
 
 import ast
@@ -72,7 +75,7 @@ def exported(tree):
 
 
 def defined(tree):
-    """The functions and classes of a module, which have headings of their own on its page; the other names stand together."""
+    """The functions and classes of a module; each has a heading on its page."""
     return {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
 
 
@@ -129,8 +132,11 @@ def entry(node, lines, title, level=2):
 def api_page(name, source, tree, notebook):
     """A module's page."""
     lines, names = source.split("\n"), exported(tree)
+    stem = Path(notebook).stem
+    page_of = Path(notebook).with_suffix(".md")
     parts = [
-        f"# sginet.{name}\n\n> {ast.get_docstring(tree) or ''}\n\nWritten and explained in [{Path(notebook).stem}](../{Path(notebook).with_suffix('.md')}).\n"
+        f"# sginet.{name}\n\n> {ast.get_docstring(tree) or ''}\n\n"
+        f"Written and explained in [{stem}](../{page_of}).\n"
     ]
     constants = {
         t.id: n
@@ -169,7 +175,7 @@ def words(node):
 
 
 def alt(source, before):
-    """What a figure shows, for who cannot see it: `#| fig-alt:`, or the sentence before it and the titles, axes and labels in its code."""
+    """What a figure shows, in words: `#| fig-alt:`, or the sentence before it and its labels."""
     if said := re.search(r"^#\| *fig-alt: *(.+)$", source, re.M):
         return said[1]
     try:
@@ -235,7 +241,7 @@ def outputs(cell, before, folder, stem, count):
 
 
 def linked(text, depth, symbols, known):
-    """Markdown with links between notebooks turned into links between pages, and names of the package into links to their page."""
+    """Markdown with links to notebooks as links to pages, and names of the package as links."""
 
     def link(m):
         target, _, anchor = m[2].partition("#")
@@ -371,87 +377,92 @@ def navigation(notebooks, names):
     return [part for part in parts if all(part.values())]
 
 
+def write_pages(notebooks, found, source_of):
+    """Write every page of the site as Markdown into the working folder."""
+    symbols = {
+        name: (module, name.lower() if name in defined(tree) else "constants")
+        for module, _, tree in found
+        for name in exported(tree)
+    }
+    site, known = WORK / "site", {p.name for p in notebooks}
+    for path in notebooks:
+        target = site / path.relative_to(ROOT / "nbs").with_suffix(".md")
+        target.write_text(page(path, symbols, known), encoding="utf-8")
+    for path in (ROOT / "nbs/lessons").glob("*.md"):
+        text = linked(path.read_text(encoding="utf-8"), 1, symbols, known)
+        (site / "lessons" / path.name).write_text(text, encoding="utf-8")
+    for name, target in TEXTS.items():
+        text = (ROOT / name).read_text(encoding="utf-8").replace("](nbs/", "](")
+        text = linked(text, 0, symbols, known)
+        (site / target).write_text(text, encoding="utf-8")
+    for name, source, tree in found:
+        text = api_page(name, source, tree, source_of[name])
+        (site / "api" / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def build_try_page(folder):
+    """Build the page that derains in the browser; False where npm is missing or fails."""
+    script = ROOT / ".ci/try_page.py"
+    if not script.exists() or not shutil.which("npm"):
+        print("the page that derains in the browser is left out: it needs npm")
+        return False
+    done = subprocess.run([sys.executable, script, folder])
+    return done.returncode == 0 and (folder / "index.html").exists()
+
+
+def draw_formulas(out):
+    """Turn the formulas of all pages into MathML, which browsers draw without a script."""
+    formula = re.compile(
+        r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S
+    )
+
+    def drawn(m):
+        display = "inline" if m[1] == "span" else "block"
+        return mathml(html.unescape(m[2]), display=display).replace(
+            BAR, "<mspace /></mover>"
+        )
+
+    for file in out.rglob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        new = formula.sub(drawn, text)
+        if new != text:
+            file.write_text(new, encoding="utf-8")
+
+
 def build(out):
     """Write the site to the folder `out`."""
     shutil.rmtree(WORK, ignore_errors=True)
     (WORK / "site/api").mkdir(parents=True)
     found, source_of = modules()
-    symbols = {
-        n: (name, n.lower() if n in defined(tree) else "constants")
-        for name, _, tree in found
-        for n in exported(tree)
-    }
     notebooks = [
         p
         for p in sorted((ROOT / "nbs").rglob("*.ipynb"))
         if not re.search(r"/[_.]", str(p.relative_to(ROOT.parent)))
     ]
-    known = {p.name for p in notebooks}
     shutil.copytree(ROOT / "nbs/images", WORK / "site/images")
-    for p in notebooks:
-        (WORK / "site" / p.relative_to(ROOT / "nbs").with_suffix(".md")).write_text(
-            page(p, symbols, known), encoding="utf-8"
-        )
-    for p in (ROOT / "nbs/lessons").glob("*.md"):
-        (WORK / "site/lessons" / p.name).write_text(
-            linked(p.read_text(encoding="utf-8"), 1, symbols, known), encoding="utf-8"
-        )
-    for text, target in TEXTS.items():
-        (WORK / "site" / target).write_text(
-            linked(
-                re.sub(r"\]\(nbs/", "](", (ROOT / text).read_text(encoding="utf-8")),
-                0,
-                symbols,
-                known,
-            ),
-            encoding="utf-8",
-        )
-    for name, source, tree in found:
-        (WORK / "site/api" / f"{name}.md").write_text(
-            api_page(name, source, tree, source_of[name]), encoding="utf-8"
-        )
     shutil.copy(ROOT / ".ci/docs.css", WORK / "site")
+    write_pages(notebooks, found, source_of)
+    nav = navigation(notebooks, [name for name, *_ in found])
+    if build_try_page(WORK / "site/try"):
+        nav.insert(1, {"Try it": "try/index.html"})
     config = {
         "INHERIT": "../.ci/mkdocs.yml",
         "docs_dir": "site",
         "site_dir": str(out.resolve()),
-        "nav": navigation(notebooks, [name for name, *_ in found]),
+        "nav": nav,
     }
-    (WORK / "mkdocs.yml").write_text(
-        yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    (WORK / "mkdocs.yml").write_text(text, encoding="utf-8")
+    mkdocs = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "mkdocs",
-            "build",
-            "--strict",
-            "--config-file",
-            str(WORK / "mkdocs.yml"),
-        ],
+        [*mkdocs, "--config-file", WORK / "mkdocs.yml"],
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )
     if done.returncode:
         sys.exit(done.returncode)
-    formula = re.compile(
-        r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S
-    )
-    for file in out.rglob(
-        "*.html"
-    ):  # browsers draw MathML by themselves, without a script from somewhere
-        text = file.read_text(encoding="utf-8")
-        new = formula.sub(
-            lambda m: mathml(
-                html.unescape(m[2]), display="inline" if m[1] == "span" else "block"
-            ).replace(BAR, "<mspace /></mover>"),
-            text,
-        )
-        if new != text:
-            file.write_text(new, encoding="utf-8")
-    print(
-        f"{len(list(out.rglob('*.html')))} pages; to read and to search them: python -m http.server --directory {out}"
-    )
+    draw_formulas(out)
+    count = len(list(out.rglob("*.html")))
+    print(f"{count} pages; to read them: python -m http.server --directory {out}")
 
 
 if __name__ == "__main__":

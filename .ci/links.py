@@ -1,4 +1,7 @@
-"""Write the badge and the first code cell of every lesson from `repository` and `branch` of settings.ini. --check: say which differ, change nothing."""
+"""Write the badge and the first code cell of every lesson from settings.ini.
+
+--check: say which lessons differ, and change nothing.
+"""
 
 import configparser
 import sys
@@ -7,6 +10,15 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+
+INSTALL = """\
+# on a machine that has no sginet, such as Colab's, install it; anywhere else this does nothing
+# (from where: `repository` in settings.ini, which `make links` writes here)
+import importlib.util
+
+if importlib.util.find_spec("sginet") is None:
+    %pip install --quiet git+{place}"""
 
 
 def cells(name):
@@ -19,13 +31,10 @@ def cells(name):
     colab = repository.replace(
         "https://github.com", "https://colab.research.google.com/github"
     )
+    place = f"{colab}/blob/{branch}/nbs/lessons/{name}"
     return {
-        "badge": f"[![Open this lesson in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/blob/{branch}/nbs/lessons/{name})",
-        "install": f"""# on a machine that has no sginet, such as Colab's, install it; anywhere else this does nothing
-# (from where: `repository` in settings.ini, which `make links` writes here)
-import importlib.util
-if importlib.util.find_spec("sginet") is None:
-    %pip install --quiet git+{repository}@{branch}""",
+        "badge": f"[![Open this lesson in Colab]({BADGE})]({place})",
+        "install": INSTALL.format(place=f"{repository}@{branch}"),
     }
 
 

@@ -1,4 +1,7 @@
-"""Run notebooks in place and keep their outputs: small pictures, no metadata. Arguments: notebooks; without any, all below nbs/."""
+"""Run notebooks in place and keep their outputs: small pictures, no metadata.
+
+Arguments: notebooks; without any, all below nbs/.
+"""
 
 import base64
 import io
@@ -10,14 +13,13 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-from sginet.images import CLASS_COLOURS
-from sginet.interpret.figures import DISTINCT
+from sginet.images import CLASS_COLOURS, DISTINCT_COLOURS
 
 LIMIT = 1.5e6  # bytes a notebook may have
 
 
 def small(png):
-    """The PNG with a palette of 256 colours, those of the classes among them (a legend must not change), where that is smaller."""
+    """The PNG with 256 colours, those of the classes among them, where that is smaller."""
     out, picture, palette = (
         io.BytesIO(),
         Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"),
@@ -31,7 +33,7 @@ def small(png):
         255,
         255,
         *CLASS_COLOURS.ravel().tolist(),
-        *DISTINCT.ravel().tolist(),
+        *DISTINCT_COLOURS.ravel().tolist(),
     ]
     palette.putpalette(
         kept + picture.quantize(256 - len(kept) // 3).getpalette()[: 768 - len(kept)]
@@ -70,7 +72,8 @@ def run(path):
     text = nbformat.writes(nb)
     if len(text) > LIMIT:
         sys.exit(
-            f"{path}: {len(text) / 1e6:.1f} MB with its outputs, more than {LIMIT / 1e6} MB; nothing written"
+            f"{path}: {len(text) / 1e6:.1f} MB with its outputs, "
+            f"more than {LIMIT / 1e6} MB; nothing written"
         )
     path.write_text(text, encoding="utf-8")
     subprocess.run(["nbdev-clean", "--fname", str(path)], check=True)

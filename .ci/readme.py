@@ -1,4 +1,4 @@
-"""Print README.md: nbs/index.ipynb as Markdown, its relative links made relative to the top of the tree."""
+"""Print README.md: nbs/index.ipynb as Markdown, with links from the top of the tree."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The hooks before a commit, in a small repository of their own: what is right passes, what is wrong is stopped. They fetch nothing."""
+"""The hooks before a commit, in a repository of their own; they fetch nothing."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -26,24 +27,27 @@ def tree(tmp_path_factory):
     ):
         shutil.copy(ROOT / name, tree)
     shutil.copytree(ROOT / ".ci", tree / ".ci")
-    (tree / "nbs").mkdir(), (tree / "sginet").mkdir()
     for name in (
-        "nbs/00_images.ipynb",
         "nbs/index.ipynb",
-        "sginet/core.py",
+        "nbs/losses/01_csd.ipynb",
+        "sginet/losses/csd.py",
+        "sginet/losses/__init__.py",
         "sginet/__init__.py",
     ):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
-    run = lambda *command: subprocess.run(
-        command, cwd=tree, capture_output=True, text=True, env=env()
-    )
-    (
-        run("git", "init", "-q"),
-        run("git", "config", "user.email", "a@b"),
-        run("git", "config", "user.name", "a"),
-    )
+
+    def run(*command):
+        done = subprocess.run(
+            command, cwd=tree, capture_output=True, text=True, env=env()
+        )
+        return done.stdout
+
+    run("git", "init", "-q")
+    run("git", "config", "user.email", "a@b")
+    run("git", "config", "user.name", "a")
     run("nbdev-export")
-    (tree / "README.md").write_text(run(sys.executable, ".ci/readme.py").stdout)
+    (tree / "README.md").write_text(run(sys.executable, ".ci/readme.py"))
     run("git", "add", "-A")
     return tree
 
@@ -81,22 +85,22 @@ def test_a_tree_that_is_right_passes(tree):
 
 
 def test_a_notebook_with_metadata_is_cleaned_and_the_commit_stopped(tree):
-    path = tree / "nbs/00_images.ipynb"
+    path = tree / "nbs/losses/01_csd.ipynb"
     before = path.read_bytes()
     nb = nbformat.read(path, 4)
     nb.cells[0].metadata["scrolled"] = True
     nbformat.write(nb, path)
-    code, said = hook(tree, "clean", "nbs/00_images.ipynb")
+    code, said = hook(tree, "clean", "nbs/losses/01_csd.ipynb")
     assert code == 1 and "cleaned" in said
     assert "scrolled" not in path.read_text(encoding="utf-8")
     path.write_bytes(before)
 
 
 def test_a_module_edited_by_hand_is_stopped(tree):
-    path = tree / "sginet/core.py"
+    path = tree / "sginet/losses/csd.py"
     before = path.read_text(encoding="utf-8")
     path.write_text(before + "\nx = 1\n", encoding="utf-8")
-    code, said = hook(tree, "export", "sginet/core.py")
+    code, said = hook(tree, "export", "sginet/losses/csd.py")
     path.write_text(before, encoding="utf-8")
     assert code == 1 and "is not what nbs/ exports" in said
 
@@ -107,3 +111,12 @@ def test_a_large_file_is_stopped_and_named(tree):
     code, said = hook(tree, "size", "large.bin")
     subprocess.run(["git", "rm", "-qf", "large.bin"], cwd=tree, check=True)
     assert code == 1 and "large.bin: 1600000 bytes" in said
+
+
+def test_code_that_is_not_formatted_is_stopped(tree):
+    path = tree / "odd.py"
+    path.write_text("x=1\nimport os\n", encoding="utf-8")
+    subprocess.run(["git", "add", "odd.py"], cwd=tree, check=True)
+    code, said = hook(tree, "lint", "odd.py")
+    subprocess.run(["git", "rm", "-qf", "odd.py"], cwd=tree, check=True)
+    assert code == 1 and "not formatted" in said and "F401" in said

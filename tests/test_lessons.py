@@ -12,6 +12,16 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = """
+import importlib
+from IPython.core.interactiveshell import InteractiveShell
+InteractiveShell.instance().run_cell({cell!r}).raise_error()
+importlib.invalidate_caches()
+import sginet
+print(sginet.__file__)
+from sginet.models.pretrained import shipped
+print(list(shipped()))
+"""
 LESSONS = sorted((ROOT / "nbs/lessons").glob("[0-9]*.ipynb"))
 
 
@@ -76,8 +86,9 @@ def test_the_teachers_page_knows_every_lesson():
         assert f"({path.name})" in page
 
 
+@pytest.mark.slow
 def test_the_first_cell_installs_where_nothing_is_installed(tmp_path):
-    """In an environment that has all requirements and no sginet, with this checkout in the place of the public address."""
+    """With all requirements and without sginet; this checkout stands for the public address."""
     if subprocess.run(
         ["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True
     ).returncode:
@@ -101,10 +112,7 @@ def test_the_first_cell_installs_where_nothing_is_installed(tmp_path):
     here = re.sub(r"git\+https?://\S+", f"git+file://{ROOT}", cell)
     assert here != cell
     script = tmp_path / "cell.py"
-    script.write_text(
-        f"from IPython.core.interactiveshell import InteractiveShell\nr = InteractiveShell.instance().run_cell({here!r})\nr.raise_error()\n"
-        "import importlib; importlib.invalidate_caches()\nimport sginet; print(sginet.__file__)\nfrom sginet.models.sginet import shipped; print(list(shipped()))\n"
-    )
+    script.write_text(SCRIPT.format(cell=here))
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
         "PIP_NO_DEPS": "1",
         "PIP_NO_BUILD_ISOLATION": "0",

@@ -1,4 +1,4 @@
-"""What leaves the house: the sdist, the wheel built from it, its commands, and the texts that must agree with each other."""
+"""The sdist, the wheel built from it, its commands, and the texts that must agree."""
 
 import configparser
 import os
@@ -20,7 +20,7 @@ except ModuleNotFoundError:
     import tomli as tomllib  # Python 3.10; comes with build
 
 ROOT = Path(__file__).resolve().parent.parent
-# setuptools' name of each field of [project]; requires-python stands in pyproject.toml itself, for pip reads it there
+# setuptools' name of each field of [project]; requires-python is in pyproject.toml itself
 FIELDS = {
     "version": "version",
     "description": "description",
@@ -35,7 +35,7 @@ FIELDS = {
     "extras_require": "optional-dependencies",
     "entry_points": "scripts",
 }
-# as a user would: nothing of the source tree may be seen, and a wheel that lacks a module fails here
+# as a user would: nothing of the source tree is seen, and a wheel without a module fails
 IMPORT_ALL = """
 import importlib, pathlib, sys
 target = pathlib.Path(sys.argv[1])
@@ -43,7 +43,7 @@ sys.path.insert(0, str(target))
 for name in sys.argv[2:]:
     module = importlib.import_module(name)
     assert target in pathlib.Path(module.__file__).parents, f"{name} came from {module.__file__}"
-from sginet.models.sginet import shipped
+from sginet.models.pretrained import shipped
 print(*shipped().values(), sep="\\n")
 """
 
@@ -81,7 +81,7 @@ def run(*command, **kwargs):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel that `python -m build` makes, by way of the sdist, from a copy of the tree in which a private model lies about."""
+    """The wheel of `python -m build`, from a copy of the tree that has a private model too."""
     top = tmp_path_factory.mktemp("build")
     tree = top / "tree"
     tree.mkdir()
@@ -142,6 +142,7 @@ def installed(wheel, tmp_path_factory):
     return target
 
 
+@pytest.mark.slow
 def test_wheel_holds_all_modules_and_only_the_shipped_weights(wheel):
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     modules = {f.relative_to(ROOT).as_posix() for f in (ROOT / "sginet").rglob("*.py")}
@@ -159,9 +160,15 @@ def test_wheel_holds_all_modules_and_only_the_shipped_weights(wheel):
     assert all(
         f"sginet/weights/{folder}/card.json" in names for folder in shipped_folders()
     )
-    assert names == modules | beside | models
+    static = {
+        f.relative_to(ROOT).as_posix()
+        for f in (ROOT / "sginet/interpret/static").glob("*")
+        if f.is_file()
+    }
+    assert names == modules | beside | models | static
 
 
+@pytest.mark.slow
 def test_wheel_says_what_settings_say(wheel):
     with zipfile.ZipFile(wheel) as z:
         info = {Path(n).name: z.read(n) for n in z.namelist() if ".dist-info/" in n}
@@ -184,11 +191,14 @@ def test_wheel_says_what_settings_say(wheel):
             for r in meta.get_all("Requires-Dist")
             if re.search(rf"extra == .{e}.", r)
         ]
-        for e in ("dev", "export")
+        for e in ("dev", "export", "notebooks")
     }
     assert extras == {
-        "dev": settings("dev_requirements") + settings("export_requirements"),
+        "notebooks": settings("notebook_requirements"),
         "export": settings("export_requirements"),
+        "dev": settings("notebook_requirements")
+        + settings("export_requirements")
+        + settings("dev_requirements"),
     }
     assert (
         meta.get_payload(decode=True).decode().strip()
@@ -202,11 +212,12 @@ def test_wheel_says_what_settings_say(wheel):
     assert sorted(scripts) == sorted(settings("console_scripts"))
 
 
+@pytest.mark.slow
 def test_installed_wheel_imports_away_from_the_tree(installed, tmp_path):
     modules = [
-        f"sginet.{f.stem}"
-        for f in (installed / "sginet").glob("*.py")
-        if not f.stem.startswith("_")
+        ".".join(f.relative_to(installed).with_suffix("").parts)
+        for f in (installed / "sginet").rglob("*.py")
+        if not f.stem.startswith("_") and f.parent.name != "weights"
     ]
     assert "sginet.models.sginet" in modules
     found = run(
@@ -217,6 +228,7 @@ def test_installed_wheel_imports_away_from_the_tree(installed, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [line.split("=")[0] for line in settings("console_scripts")]
 )
@@ -268,17 +280,56 @@ def test_make_installs_once_and_again_only_when_the_metadata_change(tmp_path):
         if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
     }  # of the make that may run this test
 
-    def installs():
-        return "pip install" in run("make", "-n", "demo", cwd=tmp_path, env=env)
+    def installs(target, *variables):
+        said = run("make", "-n", target, *variables, cwd=tmp_path, env=env)
+        return re.findall(r"install\.py (.*)", said)
 
-    assert installs()
-    (tmp_path / ".venv").mkdir()
+    assert installs("demo") == [" .[notebooks]"] or "notebooks" in installs("demo")[0]
+    assert "dev" in installs("test")[0]
+    assert "--extra-index-url X" in installs("demo", "TORCH_INDEX=X")[0]
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").touch()
     run("make", "-t", "demo", cwd=tmp_path, env=env)
-    assert not installs()
-    os.utime(
-        tmp_path / "pyproject.toml", (2**32, 2**32)
-    )  # nbdev-export writes it anew with the same text
-    assert not installs()
+    assert not installs("demo") and installs("test")  # the checks need more
+    run("make", "-t", "test", cwd=tmp_path, env=env)
+    assert not installs("demo") and not installs("test")
+    # nbdev-export writes it anew with the same text
+    os.utime(tmp_path / "pyproject.toml", (2**32, 2**32))
+    assert not installs("demo")
     with open(tmp_path / "settings.ini", "a") as f:
-        f.write("    sginet-new=sginet.cli:new\n")
-    assert installs()
+        f.write("    sginet-new=sginet.cli.new:new\n")
+    assert installs("demo")
+
+
+def test_a_failing_check_does_not_keep_the_others_from_running(tmp_path):
+    """.ci/test with programs that only note that they were called; the first two fail."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/test", tmp_path / ".ci")
+    programs = dict(ruff=1, python=0)
+    programs["nbdev-test"] = 1
+    (tmp_path / "bin").mkdir()
+    for name, code in [*programs.items(), ("../.ci/sync", 0)]:
+        program = tmp_path / "bin" / name
+        program.write_text(f"#!/bin/sh\necho called {name} $@\nexit {code}\n")
+        program.chmod(0o755)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [tmp_path / ".ci/test"],
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stdout.rstrip().endswith("FAILED: lint notebooks")
+    assert "called python -m pytest -q -m not slow" in done.stdout
+
+
+def test_line_ends_are_pinned():
+    """A clone by Git for Windows must not change what checksums and shell scripts depend on."""
+    if subprocess.run(["git", "-C", ROOT, "rev-parse"], capture_output=True).returncode:
+        pytest.skip("not a git checkout")
+    files = "weights/tiny/config.json", "weights/tiny/card.json", ".ci/sync", "Makefile"
+    said = run("git", "-C", ROOT, "check-attr", "eol", *files)
+    assert [line.split()[-1] for line in said.splitlines()] == ["lf"] * 4
+    said = run("git", "-C", ROOT, "check-attr", "text", "nbs/images/demo.png")
+    assert said.split()[-1] == "unset"
