@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what type checkers and editors read
-    from .data.datasets import rain_dls as rain_dls
+    from .data.loaders import rain_dls as rain_dls
     from .data.rain import render as render
     from .data.scenes import draw_scene as draw_scene
+    from .data.weather import Weather as Weather
     from .image_codecs import ImageError as ImageError
     from .images import CLASSES as CLASSES
     from .interpret.attribution import attribute as attribute
@@ -21,7 +22,9 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from .interpret.explorers import RainExplorer as RainExplorer
     from .interpret.guidance_explorer import GuidanceExplorer as GuidanceExplorer
     from .interpret.interventions import intervene as intervene
+    from .interpret.page import app as app
     from .interpret.taps import Taps as Taps
+    from .interpret.training_monitor import TrainingMonitor as TrainingMonitor
     from .losses.csd import csd_loss as csd_loss
     from .losses.sginet_loss import SGINetLoss as SGINetLoss
     from .metrics import (
@@ -42,9 +45,10 @@ warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureW
 __version__ = "0.1.0"
 
 _NAMES = {
-    "data.datasets": "rain_dls",
+    "data.loaders": "rain_dls",
     "data.rain": "render",
     "data.scenes": "draw_scene",
+    "data.weather": "Weather",
     "image_codecs": "ImageError",
     "images": "CLASSES",
     "interpret.attribution": "attribute",
@@ -52,7 +56,9 @@ _NAMES = {
     "interpret.explorers": "RainExplorer",
     "interpret.guidance_explorer": "GuidanceExplorer",
     "interpret.interventions": "intervene",
+    "interpret.page": "app",
     "interpret.taps": "Taps",
+    "interpret.training_monitor": "TrainingMonitor",
     "losses.csd": "csd_loss",
     "losses.sginet_loss": "SGINetLoss",
     "metrics": "psnr_y ssim_y SegmentationScore",

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #f44a0379
+# %% ../nbs/99_all.ipynb #c313cd03
 # ruff: noqa: F401 (what is imported here is for others)
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,6 +26,7 @@ from .data.labels import DataError
 from .data.loaders import rain_dls
 from .data.rain import render
 from .data.scenes import draw_scene
+from .data.weather import Weather
 from .image_codecs import ImageError
 from .image_files import save_image, to_pil
 from sginet.images import (
@@ -57,8 +58,10 @@ from sginet.interpret.interventions import (
     sim_inputs,
     use_labels,
 )
+from .interpret.page import app
 from .interpret.taps import Taps
 from .interpret.targets import baseline_picture, removal
+from .interpret.training_monitor import TrainingMonitor
 from .losses.csd import csd_loss
 from .losses.sginet_loss import SGINetLoss, residual_loss
 from .metrics import PUBLISHED_RESULTS, SegmentationScore, psnr_y, ssim_y
