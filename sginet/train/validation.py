@@ -115,7 +115,7 @@ def accumulate(self: MapScore, learn: Learner) -> None:
     gathered = learn.to_detach(torch.stack(matrices).to(compared[1].device))
     self.counts.matrix += gathered.sum(0).view_as(self.counts.matrix)
 
-# %% ../../nbs/train/00_validation.ipynb #33d8bcb3
+# %% ../../nbs/train/00_validation.ipynb #4a17f9b9
 class MeanIoU(MapScore):
     "Mean IoU of SEM's class map of one of the four pictures; NaN where there are no labels."
 
@@ -130,7 +130,7 @@ class MeanIoU(MapScore):
         if len(learn.yb) < 2:
             return None
         clean, labels = learn.yb[:2]
-        known = {"coarse": learn.pred.scores, **learn.loss_func.judged}
+        known = {"coarse": learn.pred.scores, **learn.loss_func.scores}
         if self.image in known:
             return known[self.image], labels
         images = dict(clean=clean, rain=learn.xb[0], refined=learn.pred.refined)
