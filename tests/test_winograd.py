@@ -82,6 +82,7 @@ def test_guidance_forms(guidance, sem):
     compare_stages(model, torch.rand(1, 3, 64, 96))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "batch,size,width", [(1, (360, 480), 16), (3, (96, 160), 32), (1, (512, 1024), 4)]
 )
@@ -281,6 +282,7 @@ print(1024 * (kilobytes("VmHWM") - before), model.bytes_needed(h, w))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize("size", [(256, 512), (512, 640)])
 def test_memory_is_predicted(size):
