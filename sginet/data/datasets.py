@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Samples', 'find_pairs', 'find_labelled', 'data_layout', 'find_samples', 'check_samples']
 
-# %% ../../nbs/data/08_datasets.ipynb #51e449b3
+# %% ../../nbs/data/08_datasets.ipynb #3c88dd4d
 import codecs
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +21,9 @@ from tqdm import tqdm
 
 from sginet.data.labels import (
     _CAMVID_NAMES,
-    _CITYSCAPES,
     _TRAIN_IDS,
     CAMVID,
+    CITYSCAPES,
     DataError,
     _decode,
     _decode_map,
@@ -224,7 +225,7 @@ def _find_camvid(root, split):
     table = np.array([_CAMVID_NAMES[c] for c in codes])
     return Samples([(f,) for f in pictures], labels, table, faults)
 
-# %% ../../nbs/data/08_datasets.ipynb #61a91da6
+# %% ../../nbs/data/08_datasets.ipynb #46351be2
 def _find_cityscapes(root, split):
     """The pictures of Cityscapes' own tree; labelTrainIds where all pictures have them,
     else labelIds."""
@@ -233,7 +234,7 @@ def _find_cityscapes(root, split):
     stems = [maps / f.parent.name / f.name.split("_leftImg8bit")[0] for f in pictures]
     labels, table = [Path(f"{s}_gtFine_labelTrainIds.png") for s in stems], _TRAIN_IDS
     if not all(f.exists() for f in labels):
-        labels, table = [Path(f"{s}_gtFine_labelIds.png") for s in stems], _CITYSCAPES
+        labels, table = [Path(f"{s}_gtFine_labelIds.png") for s in stems], CITYSCAPES
     return Samples([(f,) for f in pictures], labels, table, [])
 
 # %% ../../nbs/data/08_datasets.ipynb #78f34dba
@@ -353,3 +354,28 @@ def check_samples(
         results = list(progress)
     faults = samples.faults + [fault for faults, _ in results for fault in faults]
     return samples._replace(faults=faults), [size for _, size in results]
+
+# %% ../../nbs/data/08_datasets.ipynb #44ab41aa
+def _data_range(text):
+    "The two slices of a text such as '1-2975/1-1525', or of None."
+    if text is None:
+        return slice(None), slice(None)
+    found = re.fullmatch(r"(\d+)-(\d+)/(\d+)-(\d+)", text.strip())
+    a, b, c, d = map(int, found.groups()) if found else (0, 0, 0, 0)
+    if not (1 <= a <= b and 1 <= c <= d):
+        raise DataError(f"{text!r} is no range of samples such as 1-2975/1-1525")
+    return slice(a - 1, b), slice(c - 1, d)
+
+
+def _find_split(path, split, rate, part, read, decode):
+    "The samples of one split with all their faults, and their sizes."
+    samples = find_samples(path, split, rate)
+    faults, count = [], len(samples.pictures)
+    if part.stop and part.stop > count:
+        wanted = f"the range asks for {part.stop}"
+        faults.append(f"{path}: {split} has {count} samples, {wanted}")
+    title = f"checking {split}"
+    samples, sizes = check_samples(samples.select(part), read, decode, title)
+    if not (samples.pictures or samples.faults):
+        faults.append(f"{path}: {split} holds no pictures")
+    return samples._replace(faults=faults + samples.faults), sizes

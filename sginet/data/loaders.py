@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['SampleSet', 'SampleLoader', 'rain_dls']
 
-# %% ../../nbs/data/11_loaders.ipynb #9b10a0aa
+# %% ../../nbs/data/11_loaders.ipynb #d0d0b16c
 import os
-import re
 from collections.abc import Mapping
 from copy import copy
 from typing import Any
@@ -21,7 +20,7 @@ from matplotlib.figure import Figure
 from torch.utils.data import Dataset
 
 from .cache import PixelCache
-from .datasets import check_samples, data_layout, find_samples
+from .datasets import _data_range, _find_split, data_layout
 from .labels import DataError, _decode
 from sginet.data.sources import (
     AugmentedPhotos,
@@ -33,8 +32,8 @@ from sginet.data.sources import (
     _Scenes,
 )
 from sginet.data.weather import (
-    RainMixture,
     RainTransform,
+    Weather,
     random_exposure,
     random_weather,
 )
@@ -254,18 +253,7 @@ def show_results(
     samples = self.decode_batch((b[0], _main_part(out), *b[1:2]), max_n)
     return _figure(samples, ("rain", "derained", "clean"), **kwargs)
 
-# %% ../../nbs/data/11_loaders.ipynb #c00dd6db
-def _data_range(text):
-    "The two slices of a text such as '1-2975/1-1525', or of None."
-    if text is None:
-        return slice(None), slice(None)
-    found = re.fullmatch(r"(\d+)-(\d+)/(\d+)-(\d+)", text.strip())
-    a, b, c, d = map(int, found.groups()) if found else (0, 0, 0, 0)
-    if not (1 <= a <= b and 1 <= c <= d):
-        raise DataError(f"{text!r} is no range of samples such as 1-2975/1-1525")
-    return slice(a - 1, b), slice(c - 1, d)
-
-
+# %% ../../nbs/data/11_loaders.ipynb #be74073f
 def _say(text):
     "Print a line, with escapes for what standard output cannot encode."
     try:
@@ -273,23 +261,7 @@ def _say(text):
     except UnicodeEncodeError:
         print(text.encode("ascii", "backslashreplace").decode())
 
-# %% ../../nbs/data/11_loaders.ipynb #3a248a44
-def _find_split(path, split, rate, part, pixels, decode):
-    "The samples of one split with all their faults, and their sizes."
-    samples = find_samples(path, split, rate)
-    faults, count = [], len(samples.pictures)
-    if part.stop and part.stop > count:
-        wanted = f"the range asks for {part.stop}"
-        faults.append(f"{path}: {split} has {count} samples, {wanted}")
-    # decoding into memory would only push out what was read before
-    read = pixels if pixels.folder else _decode
-    title = f"checking {split}"
-    samples, sizes = check_samples(samples.select(part), read, decode, title)
-    if not (samples.pictures or samples.faults):
-        faults.append(f"{path}: {split} holds no pictures")
-    return samples._replace(faults=faults + samples.faults), sizes
-
-
+# %% ../../nbs/data/11_loaders.ipynb #c98837af
 def _report(path, train, valid, sizes, size):
     "Print what was found in a data set."
     text = f"{path}: layout '{data_layout(path)}', {len(train.pictures)} samples for "
@@ -300,16 +272,16 @@ def _report(path, train, valid, sizes, size):
         text += f"; {small} smaller than the crop of {h}×{w} are enlarged or padded"
     _say(text)
 
-# %% ../../nbs/data/11_loaders.ipynb #250e1019
+# %% ../../nbs/data/11_loaders.ipynb #6a65cfb0
 _RATES = {"100mm": (100,), "200mm": (200,)} | dict.fromkeys(
     ("both", "any", "many"), (100, 200)
 )
 
 
-def _training_source(photos, rate, dry, mixture, scales):
+def _training_source(photos, rate, dry, weather, scales):
     "A source of new rain on clean pictures."
     if rate == "many":
-        return AugmentedPhotos(photos, mixture, scales)
+        return AugmentedPhotos(photos, weather, scales)
     varied = rate == "any"
     return RainyPhotos(
         photos,
@@ -335,7 +307,7 @@ def _sources(train, valid, rate, pixels, make):
         sources.append(source)
     return sources
 
-# %% ../../nbs/data/11_loaders.ipynb #4f3f0a6d
+# %% ../../nbs/data/11_loaders.ipynb #50d85115
 def _all_sources(paths, rate, size, valid, ranges, pixels, decode, make, n_scenes):
     """The sources of training and of validation of all data sets.
 
@@ -343,9 +315,11 @@ def _all_sources(paths, rate, size, valid, ranges, pixels, decode, make, n_scene
     found, faults, train, held = {}, [], [], []
     train_rate = "any" if rate == "many" else rate
     valid_rate = "both" if rate in ("any", "many") else rate  # the rain that is stored
+    # decoding into memory would only push out what was read before
+    read = pixels if pixels.folder else _decode
     for path in filter(None, paths):
         splits = (("train", train_rate, ranges[0]), (valid, valid_rate, ranges[1]))
-        parts = [_find_split(path, *split, pixels, decode) for split in splits]
+        parts = [_find_split(path, *split, read, decode) for split in splits]
         faults += [fault for samples, _ in parts for fault in samples.faults]
         found[path] = parts
     if faults:
@@ -362,10 +336,10 @@ def _all_sources(paths, rate, size, valid, ranges, pixels, decode, make, n_scene
         held.append(fixed)
     return train, held
 
-# %% ../../nbs/data/11_loaders.ipynb #51f25644
+# %% ../../nbs/data/11_loaders.ipynb #7efb5313
 def rain_dls(
     path: Any = None,  # a data set; several, as a list or {path: share}; None: drawn scenes
-    rate: str = "100mm",  # or "200mm", "both", "any" (`random_weather`), "many" (mixture)
+    rate: str = "100mm",  # or "200mm", "both", "any" (`random_weather`), "many" (weather)
     size: int | tuple[int, int] = 512,  # of the training crops, px
     bs: int = 4,  # pictures a batch; of one, smaller pictures are used whole
     valid: str = "val",  # the split to validate on
@@ -376,7 +350,7 @@ def rain_dls(
     cache: str | os.PathLike | None = None,  # a folder for decoded copies
     decode: bool = True,  # look at every pixel before training, or at the headers alone?
     rain_on_batch: bool = False,  # make the rain of training on the device
-    mixture: RainMixture | None = None,  # for "many"
+    weather: Weather | None = None,  # for "many"
     scales: tuple[float, float] = (0.5, 1.6),  # for "many", before the crop
 ) -> DataLoaders:
     """fastai DataLoaders of (rain, clean) or (rain, clean, labels).
@@ -394,7 +368,7 @@ def rain_dls(
     ranges, pixels = _data_range(data_range), PixelCache(cache)
 
     def make(photos):
-        return _training_source(photos, rate, rain_on_batch, mixture, scales)
+        return _training_source(photos, rate, rain_on_batch, weather, scales)
 
     crop = size if bs > 1 else None
     how = crop, valid, ranges, pixels, decode, make, n_scenes

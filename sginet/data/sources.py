@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StoredPairs', 'RainyPhotos', 'drawn_scenes', 'photographs', 'labelled_photos', 'AugmentedPhotos', 'MixedSources']
 
-# %% ../../nbs/data/10_sources.ipynb #b8418ccd
+# %% ../../nbs/data/10_sources.ipynb #b09d7c01
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from .datasets import Samples, find_labelled
 from .labels import _TRAIN_IDS, _table_for, _to_train_ids
 from .rain import render
 from .scenes import draw_scene
-from .weather import RainMixture, _rain_settings
+from .weather import Weather, _rain_settings
 from ..images import IGNORE
 
 # %% ../../nbs/data/10_sources.ipynb #d0cd2fd6
@@ -223,7 +223,7 @@ def labelled_photos(
         Samples([(p,) for p in pictures], list(labels), table, []), **kwargs
     )
 
-# %% ../../nbs/data/10_sources.ipynb #03dae837
+# %% ../../nbs/data/10_sources.ipynb #92d7f6a4
 def _resized(clean, labels, scale):
     "A picture `3×H×W` and its class map (or None) at another scale, at least 32 pixels."
     if abs(scale - 1) < 0.02:
@@ -242,7 +242,7 @@ class AugmentedPhotos(RainyPhotos):
     def __init__(
         self,
         photos: Any,  # has a length, read(i), name(i), labelled
-        mixture: RainMixture | None = None,  # None: the default one
+        weather: Weather | None = None,  # None: the default one
         scales: tuple[float, float] = (
             0.5,
             1.6,
@@ -251,7 +251,7 @@ class AugmentedPhotos(RainyPhotos):
         upside_down: float = 0.1,  # share of the others
     ):
         super().__init__(photos)
-        self.mixture, self.scales = mixture or RainMixture(), scales
+        self.weather, self.scales = weather or Weather(), scales
         self.plain, self.upside_down = plain, upside_down
 
     def _scaled(self, clean, labels, size, plain, rng):
@@ -267,7 +267,7 @@ class AugmentedPhotos(RainyPhotos):
             clean, labels = _resized(clean, labels, max(least + 0.01, 1.02))
         return clean, labels
 
-# %% ../../nbs/data/10_sources.ipynb #907aceb7
+# %% ../../nbs/data/10_sources.ipynb #16b4a593
 @patch
 def sample(
     self: AugmentedPhotos,
@@ -283,9 +283,9 @@ def sample(
     if not plain and rng.random() < self.upside_down:
         clean = clean.flip(-2)
         labels = None if labels is None else labels.flip(-2)
-    clean = self.mixture.expose(clean, rng)
+    clean = self.weather.expose(clean, rng)
     window = _window(*clean.shape[-2:], size, rng)
-    rain, dry, _ = self.mixture(clean, window, rng)
+    rain, dry, _ = self.weather(clean, window, rng)
     return (rain, dry) if labels is None else (rain, dry, _cut(labels, window))
 
 # %% ../../nbs/data/10_sources.ipynb #244c8c15

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['random_weather', 'random_exposure', 'random_camera', 'veil', 'noise_streaks', 'add_streaks', 'random_processing',
-           'RainMixture', 'RainTransform']
+           'Weather', 'RainTransform']
 
 # %% ../../nbs/data/04_weather.ipynb #031a3f0c
 import io
@@ -198,9 +198,9 @@ def random_processing(
         rain, clean = _jpeg(rain, quality), _jpeg(clean, quality)
     return rain, clean
 
-# %% ../../nbs/data/04_weather.ipynb #2ecc67bd
+# %% ../../nbs/data/04_weather.ipynb #47c9d2aa
 @dataclass(frozen=True)
-class RainMixture:
+class Weather:
     """Shares of the makes of rain in a training, and of what happens to the pictures;
     the makes' shares must sum to 1."""
 
@@ -268,10 +268,10 @@ def _cut(clean, window):
     top, left, rows, columns = window
     return clean[:, top : top + rows, left : left + columns]
 
-# %% ../../nbs/data/04_weather.ipynb #5f8a42cb
+# %% ../../nbs/data/04_weather.ipynb #a924bf1c
 @patch
 def rain(
-    self: RainMixture,
+    self: Weather,
     clean: torch.Tensor,  # 3×H×W, 0..1
     window: tuple[int, int, int, int],  # (top, left, height, width)
     rng: np.random.Generator,
@@ -295,7 +295,7 @@ def rain(
 
 @patch
 def __call__(
-    self: RainMixture,
+    self: Weather,
     clean: torch.Tensor,  # 3×H×W, 0..1
     window: tuple[int, int, int, int],  # (top, left, height, width)
     rng: np.random.Generator,
