@@ -66,7 +66,7 @@ def read_upload(
     image.thumbnail((UPLOAD_SIDE, UPLOAD_SIDE), Image.Resampling.LANCZOS)
     return UploadedPicture(name, image)
 
-# %% ../../nbs/interpret/06_session.ipynb #df4223b0
+# %% ../../nbs/interpret/06_session.ipynb #5a295809
 class Settings(HasTraits):
     """Settings as traits.
 
@@ -88,7 +88,7 @@ class Settings(HasTraits):
 
     def as_text(self) -> dict[str, str]:
         """Return the values that differ from the defaults, as texts."""
-        plain = {n: t for n, t in self.traits().items() if not isinstance(t, Instance)}
+        plain = [n for n, t in self.traits().items() if type(t) is not Instance]
         default = type(self)()
         return {
             name: _text(getattr(self, name))
@@ -96,7 +96,7 @@ class Settings(HasTraits):
             if getattr(self, name) != getattr(default, name)
         }
 
-# %% ../../nbs/interpret/06_session.ipynb #a742a03b
+# %% ../../nbs/interpret/06_session.ipynb #72010555
 def _text(value):
     if isinstance(value, tuple):
         return " ".join(_text(v) for v in value)
@@ -130,7 +130,7 @@ def read_text(self: Settings, texts: dict[str, str]) -> list[str]:
     with self.hold_trait_notifications():
         for name, text in texts.items():
             trait = self.traits().get(name)
-            if trait is None or isinstance(trait, Instance):
+            if trait is None or type(trait) is Instance:
                 continue
             try:
                 trait.validate(self, _from_text(trait, text))

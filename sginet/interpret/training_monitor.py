@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['TrainingMonitor']
 
-# %% ../../nbs/interpret/15_training_monitor.ipynb #e291ef4b
+# %% ../../nbs/interpret/15_training_monitor.ipynb #40672511
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import ipywidgets
 from fastcore.basics import patch
+from matplotlib.figure import Figure
 
 from .explorers import Explorer, heading
 from sginet.interpret.figures import (

@@ -23,7 +23,7 @@ from .layers import Thumbnail
 from .queries import Answer
 from .session import UPLOAD_BYTES, UPLOAD_SIDE
 
-# %% ../../nbs/interpret/11_widgets.ipynb #c8d50b7c
+# %% ../../nbs/interpret/11_widgets.ipynb #5d04c14d
 class Stopped(Exception):
     """Raised inside a job that was cancelled or replaced by a newer one."""
 
@@ -35,6 +35,8 @@ class Worker:
         self._pool = ThreadPoolExecutor(1, "explorer")
         self._stop = threading.Event()
         self._job: Future | None = None
+        self._ended = threading.Event()  # of the last job
+        self._ended.set()
 
     def ask(
         self,
@@ -44,6 +46,7 @@ class Worker:
         """Run `job(tick)` as soon as the running one has ended."""
         self.cancel()
         stop = self._stop = threading.Event()
+        ended = self._ended = threading.Event()
 
         def tick(pause=0.0):
             if stop.wait(pause):
@@ -53,8 +56,14 @@ class Worker:
             if not stop.is_set():
                 job(tick)
 
+        def finish(future):
+            try:
+                done()
+            finally:
+                ended.set()
+
         self._job = self._pool.submit(run)
-        self._job.add_done_callback(lambda future: done())
+        self._job.add_done_callback(finish)
 
     def cancel(self) -> None:
         """End the running job at its next `tick`, and drop the one that waits."""
@@ -64,8 +73,10 @@ class Worker:
 
     def wait(self, seconds: float = 120) -> None:
         """Wait until the last job has ended; for scripts and tests."""
-        if self._job and not self._job.cancelled():
-            self._job.exception(seconds)
+        ended = None
+        while ended is not self._ended:  # a newer one may come meanwhile
+            ended = self._ended
+            ended.wait(seconds)
 
     def close(self) -> None:
         """Cancel, and end the thread."""
