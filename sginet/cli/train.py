@@ -39,6 +39,7 @@ _NETWORK_OPTIONS = dict(
     sem_weights=(str, "SEM's file (ours, semseg's, the release's), or untrained"),
     output=(str, "absolute (the paper), residual or scaled"),
     norm=(str, "instance (the paper) or half"),
+    guidance=(str, "of SIM: index (the paper), onehot or scores"),
 )
 _LOSS_OPTIONS = dict(
     weights=(str, "of the losses, as 1*SSIM+1*PER+1*CSD+0.01*RES"),
@@ -125,7 +126,7 @@ def _settings(opt, recipe_name):
         opt["weights"] = loss_weights(opt["weights"])
     if opt.get("clip") == 0:
         opt["clip"] = None
-    own_network = {"width", "sem", "sem_weights", "output", "norm"} & set(opt)
+    own_network = ({*_NETWORK_OPTIONS} - {"start"}) & set(opt)
     fresh = {"start": None} if own_network else {}
     name = recipe_name or ("default" if "data" in opt else "small")
     return recipe(name, **fresh | opt)
@@ -160,7 +161,7 @@ def _train(args):
         settings = None if resume else _settings(opt, recipe_name)
         from fastai.distributed import teardown_distrib
 
-        from sginet.train.recipes import run_training
+        from sginet.train.run import run_training
 
         try:
             with interruptible():
@@ -169,18 +170,17 @@ def _train(args):
             teardown_distrib()
     except KeyboardInterrupt as stop:
         if not stop.args:
-            raise KeyboardInterrupt("nothing was written") from None
-        raise KeyboardInterrupt(f"{_stopped(stop)}; {more}") from None
+            begun = Path(folder, "checkpoints").exists()
+            text = more if begun else "no epoch was finished"
+            raise KeyboardInterrupt(text) from None
+        text = str(stop).removeprefix("stopped by Ctrl-C ")
+        raise KeyboardInterrupt(text) from None
     except Exception as fault:
         if not Path(folder, "checkpoints").exists():
             raise
         print_error(error_line(fault))
         return [more]
     return []
-
-
-def _stopped(stop):
-    return str(stop).removeprefix("stopped by Ctrl-C ")
 
 
 def train(
