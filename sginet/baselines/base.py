@@ -307,7 +307,7 @@ def _draw_box(ax: Axes, x: float, y: float, text: str, kind: str) -> Any:
         bbox=box | {"lw": 0.8},
     ).get_bbox_patch()
 
-
+# %% ../../nbs/baselines/01_base.ipynb #25516eea
 def _draw_arrow(
     ax: Axes,
     start: tuple[float, float],

@@ -36,7 +36,7 @@ def _conv_bn_relu(c_in: int, c_out: int) -> nn.Sequential:
     conv = nn.Conv2d(c_in, c_out, 3, padding=1)
     return nn.Sequential(conv, nn.BatchNorm2d(c_out, eps=1e-3), nn.ReLU())
 
-
+# %% ../../nbs/baselines/02_detailnet.ipynb #f65e03c1
 class DetailNet(Baseline):
     "A residual network on the detail layer predicts what to add. Fu et al., CVPR 2017."
 

@@ -7,6 +7,7 @@ __all__ = ['RESCAN']
 
 # %% ../../nbs/baselines/03_rescan.ipynb #e5fccc5d
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
@@ -72,19 +73,21 @@ class RESCAN(Baseline):
             nn.Conv2d(width, 3, 3, padding=1),
         )
 
-    def outputs(self, rain: Tensor) -> list[Tensor]:
-        "The picture after each pass, each `N×3×H×W`."
-        picture, states, pictures = rain, [None] * len(self.layers), []
-        for _ in range(self.passes):
-            x = picture
-            for i, (layer, weights) in enumerate(zip(self.layers, self.weights)):
-                x = states[i] = self.act(weights(layer(x, states[i])))
-            picture = rain - self.last(x)
-            pictures.append(picture)
-        return pictures
-
     def derained(self, outputs: list[Tensor]) -> Tensor:
         return outputs[-1]
 
     def loss(self, outputs: list[Tensor], rain: Tensor, clean: Tensor) -> Tensor:
         return sum(F.mse_loss(x, clean) for x in outputs)
+
+# %% ../../nbs/baselines/03_rescan.ipynb #2286d829
+@patch
+def outputs(self: RESCAN, rain: Tensor) -> list[Tensor]:
+    "The picture after each pass, each `N×3×H×W`."
+    picture, states, pictures = rain, [None] * len(self.layers), []
+    for _ in range(self.passes):
+        x = picture
+        for i, (layer, weights) in enumerate(zip(self.layers, self.weights)):
+            x = states[i] = self.act(weights(layer(x, states[i])))
+        picture = rain - self.last(x)
+        pictures.append(picture)
+    return pictures

@@ -45,7 +45,7 @@ def _sginet_loss(sem: nn.Module) -> SGINetLoss:
     weights = dict(ssim=1, perceptual=0.1, csd=0.2, residual=0.02, pixel=0.2)
     return SGINetLoss(sem, vgg16_features(width=16), weights)
 
-
+# %% ../../nbs/evaluate/01c_budgeted_training.ipynb #5cb3efb2
 class SGINetBaseline(Baseline):
     "SGINet with its own loss behind the interface of the baselines."
 
@@ -190,7 +190,7 @@ def _save(self: BudgetedTraining, epoch: int) -> None:
     with atomic_write(self.file) as part:
         torch.save(state | counted, part)
 
-
+# %% ../../nbs/evaluate/01c_budgeted_training.ipynb #d255671c
 @patch
 def before_fit(self: BudgetedTraining) -> None:
     "Restore the checkpoint. Raises `ValueError` for one that cannot be read."
@@ -237,7 +237,7 @@ def budget_learner(
         cbs=[BaselineCallback(), training],
     )
 
-
+# %% ../../nbs/evaluate/01c_budgeted_training.ipynb #1296d292
 def fit_budget(learn: DerainLearner) -> None:
     "Train until the budget of the Learner's `BudgetedTraining` is spent."
     with learn.no_bar(), learn.no_logging():

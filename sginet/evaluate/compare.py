@@ -98,7 +98,7 @@ def begin(
     with atomic_write(file) as part:
         part.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
-
+# %% ../../nbs/evaluate/02_compare.ipynb #2d3ec67c
 @patch(cls_method=True)
 def load(cls: ComparisonSettings, out: str | Path) -> ComparisonSettings:
     "The settings that a comparison was begun with."
@@ -124,7 +124,7 @@ class _EvenlySpread:
         side = [min(self.window, h), min(self.window, w)]
         return tuple(center_crop(x[None], side)[0] for x in tensors)
 
-
+# %% ../../nbs/evaluate/02_compare.ipynb #003f81f5
 def _score(
     net: Baseline,
     settings: ComparisonSettings,
@@ -166,7 +166,7 @@ def _peak_mb(device: str) -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
-
+# %% ../../nbs/evaluate/02_compare.ipynb #aec37f6d
 def _make(method: str, sem: nn.Module) -> Baseline:
     if method.startswith("SGINet"):
         return METHODS[method](sem=copy.deepcopy(sem))
@@ -236,7 +236,7 @@ def _start(out: Path, job: _Job, device: str) -> subprocess.Popen:
             env=env,
         )
 
-
+# %% ../../nbs/evaluate/02_compare.ipynb #9d579b4a
 def _fault(out: Path, job: _Job, code: int) -> str:
     "The last line of a failed training's log."
     log = out / f"{job[0]}-{job[1]}" / "log.txt"

@@ -58,7 +58,7 @@ def _pooled(results: Sequence[Result], name: str) -> Scores:
     scores.matrices = [torch.tensor(m).view(19, 19) for m in matrices]
     return scores
 
-
+# %% ../../nbs/evaluate/01b_comparison_tables.ipynb #0dd8c3ad
 def _paired(results: Sequence[Result], ours: Sequence[Result]) -> Row:
     "PSNR minus that of `ours`, picture by picture: mean, interval, and how often it is above 0."
     method, other = results[0]["method"], ours[0]["method"]
@@ -103,7 +103,7 @@ def _gain_text(row: Row) -> str:
     interval = f" ({row['gain_low']:+.2f} to {row['gain_high']:+.2f})"
     return f"{row['gain']:+.2f}" + ("" if math.isnan(row["gain_low"]) else interval)
 
-
+# %% ../../nbs/evaluate/01b_comparison_tables.ipynb #f45eaf15
 def cost_table(
     rows: Sequence[Row],  # of `comparison_rows`
 ) -> str:
@@ -150,7 +150,7 @@ def _plot_quality(ax: Axes, rows: Sequence[Row], key: str, label: str) -> None:
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
 
-
+# %% ../../nbs/evaluate/01b_comparison_tables.ipynb #dbe607e7
 def quality_plot(
     rows: Sequence[Row],  # of `comparison_rows`; the first is the rain
 ) -> Figure:

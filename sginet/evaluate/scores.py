@@ -66,7 +66,7 @@ def _result_files(folder: Path, names: Sequence[str]) -> dict[str, Path]:
         raise DataError(folder, faults)
     return found
 
-
+# %% ../../nbs/evaluate/00_scores.ipynb #f4bd6115
 def folder_method(
     folder: str | Path,
     names: Sequence[str],  # of the rain images
@@ -226,7 +226,7 @@ def _scored(
             raise ValueError(f"{method}: {fault}") from None
     return scores
 
-
+# %% ../../nbs/evaluate/00_scores.ipynb #ffa64e3d
 @patch
 def _extend(self: Scores, other: Scores) -> None:
     for key in ("names", "psnr", "ssim", "matrices"):

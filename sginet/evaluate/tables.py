@@ -49,7 +49,7 @@ def rows_of(
         rows.append(row)
     return rows
 
-
+# %% ../../nbs/evaluate/01_tables.ipynb #35d473ff
 def published_rows(
     table: str,  # a key of `PUBLISHED_RESULTS`
 ) -> list[Row]:
@@ -73,7 +73,7 @@ def _cell(row: Row, measure: str) -> str:
     interval = "" if math.isnan(low) else f" ({low:.{digits}f}–{high:.{digits}f})"
     return f"{value:.{digits}f}{interval}"
 
-
+# %% ../../nbs/evaluate/01_tables.ipynb #b8139a57
 def markdown_lines(
     head: Sequence[str],
     lines: Iterable[Sequence[str]],
@@ -82,7 +82,7 @@ def markdown_lines(
     table = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in table)
 
-
+# %% ../../nbs/evaluate/01_tables.ipynb #548d2239
 def markdown_table(
     rows: Sequence[Row],  # of one condition and source
 ) -> str:
@@ -107,7 +107,7 @@ def _section(rows: Sequence[Row]) -> str:
         )
     return f"{head}\n\n{markdown_table(rows)}"
 
-
+# %% ../../nbs/evaluate/01_tables.ipynb #0f84fcfe
 def report(
     rows: Sequence[Row],
     data: str,  # what was scored
@@ -137,7 +137,7 @@ def write_csv(
         writer.writeheader()
         writer.writerows(rows)
 
-
+# %% ../../nbs/evaluate/01_tables.ipynb #0b53ee34
 def _csv_value(text: str) -> str | int | float:
     for kind in (int, float):
         try:
@@ -161,7 +161,7 @@ def _write_on(ax: Axes, text: str) -> None:
     options = {"fontsize": 8, "color": "white", "bbox": box}
     ax.text(0.02, 0.04, text, transform=ax.transAxes, **options)
 
-
+# %% ../../nbs/evaluate/01_tables.ipynb #5ced292f
 def _draw_pictures(axes: Sequence[Axes], made: dict[str, Tensor]) -> None:
     clean = made["No rain"]
     for ax, (method, x) in zip(axes, made.items()):
@@ -170,7 +170,7 @@ def _draw_pictures(axes: Sequence[Axes], made: dict[str, Tensor]) -> None:
             psnr, ssim = psnr_y(x, clean).item(), ssim_y(x, clean).item()
             _write_on(ax, f"{psnr:.2f} dB / {ssim:.3f}")
 
-
+# %% ../../nbs/evaluate/01_tables.ipynb #af678769
 def _draw_maps(
     axes: Sequence[Axes], made: dict[str, Tensor], labels: Tensor | None, sem: nn.Module
 ) -> None:
