@@ -143,22 +143,21 @@ def _container_room(
                 break
     return min((room for room in rooms if room is not None), default=None)
 
-# %% ../../nbs/models/05_sginet.ipynb #fec8962b
+# %% ../../nbs/models/05_sginet.ipynb #f1c79b12
 def available_memory(
     device: str | torch.device = "cpu",
 ) -> int | None:
     """Bytes that a computation on `device` can still get; None where that is not known.
 
     On the CPU not more than a container's limit leaves."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if torch.device(device).type != "cpu":
-        return None
+    kind = torch.device(device).type
+    if kind != "cpu":
+        return torch.cuda.mem_get_info(device)[0] if kind == "cuda" else None
     kilobytes = _read_number(Path("/proc/meminfo"), "MemAvailable:")
     rooms = [None if kilobytes is None else 1024 * kilobytes, _container_room()]
     return min((room for room in rooms if room is not None), default=None)
 
-# %% ../../nbs/models/05_sginet.ipynb #a5b0e4e5
+# %% ../../nbs/models/05_sginet.ipynb #305f40e7
 @contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     "Evaluation mode inside the block; afterwards each module has its own mode back."
@@ -173,12 +172,8 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @patch
-def bytes_needed(
-    self: SGINet,
-    height: int,  # of the picture, pixels
-    width: int,
-) -> int:
-    "Memory that `derain` is expected to take at its peak for one picture, beside the weights."
+def bytes_needed(self: SGINet, height: int, width: int) -> int:
+    "Memory `derain` takes at its peak for `height`×`width` pixels, beside the weights."
     from sginet.models import inference  # which imports this module
 
     pixels = max(64 * 32, -(-height // 32) * -(-width // 32) * 32**2)
@@ -355,7 +350,7 @@ def _from_pretrained(cls: SGINet, *, model_id, map_location="cpu", **kwargs):
     load_state_strictly(model, read_state_dict(file), str(file))
     return model.to(map_location)
 
-# %% ../../nbs/models/05_sginet.ipynb #1b339381
+# %% ../../nbs/models/05_sginet.ipynb #7ea6bdb6
 @patch(cls_method=True)
 def from_pretrained(
     cls: SGINet,
@@ -377,11 +372,9 @@ def from_pretrained(
     except OSError as fault:
         if kind != "hub":
             raise
-        first = str(fault).strip().splitlines()[0]
-        raise FileNotFoundError(
-            f"{name}: no such folder, and no such model on the hub, or no way to it"
-            f" ({first})"
-        ) from None
+        said = str(fault).strip().splitlines()[0]
+        missing = "no such folder, and no such model on the hub, or no way to it"
+        raise FileNotFoundError(f"{name}: {missing} ({said})") from None
 
 # %% ../../nbs/models/05_sginet.ipynb #944ff0e6
 @patch(cls_method=True)

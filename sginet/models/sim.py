@@ -12,25 +12,26 @@ from torch import Tensor, nn
 from .frm import contrast_scale, output_conv, output_image
 from .layers import CIG, ContextAwareScaling, ContextBlock
 
-# %% ../../nbs/models/04_sim.ipynb #a2958d52
-def _encoder_level(
-    c_in: int, c_out: int, k: int = 3, norm: str = "instance", scale: float = 1.0
-) -> nn.Sequential:
-    "Two CIGs, then half the size: `N×c_in×H×W` to `N×c_out×H/2×W/2`."
-    return nn.Sequential(
-        CIG(c_in, c_out, k, norm, scale),
-        CIG(c_out, c_out, norm=norm),
-        ContextAwareScaling(c_out),
-    )
+# %% ../../nbs/models/04_sim.ipynb #7308c826
+def _encoder(c_in: list[int], c_out: list[int], norm: str) -> nn.ModuleList:
+    "Levels of two CIGs, then half the size; `c_in` and `c_out` are each level's channels."
+    levels = nn.ModuleList()
+    for i, (a, b) in enumerate(zip(c_in, c_out)):
+        first = CIG(a, b, 7, norm, scale=128) if i == 0 else CIG(a, b, norm=norm)
+        second = CIG(b, b, norm=norm)
+        levels.append(nn.Sequential(first, second, ContextAwareScaling(b)))
+    return levels
 
-# %% ../../nbs/models/04_sim.ipynb #b1c521db
-def _decoder_level(c: int, c_out: int, norm: str = "instance") -> nn.Sequential:
-    "Double the size, then two CIGs: `N×c×H×W` to `N×c_out×2H×2W`."
-    return nn.Sequential(
-        ContextAwareScaling(c, down=False),
-        CIG(c, c, norm=norm),
-        CIG(c, c_out, norm=norm),
-    )
+# %% ../../nbs/models/04_sim.ipynb #57891188
+def _decoder(c_in: list[int], c_out: list[int], norm: str) -> nn.ModuleList:
+    "Levels of double the size, then two CIGs, or one at the last level."
+    levels = nn.ModuleList()
+    for i, (a, b) in enumerate(zip(c_in, c_out)):
+        level = [ContextAwareScaling(a, down=False)]
+        if i < len(c_in) - 1:
+            level.append(CIG(a, a, norm=norm))
+        levels.append(nn.Sequential(*level, CIG(a, b, norm=norm)))
+    return levels
 
 # %% ../../nbs/models/04_sim.ipynb #3a61e69b
 GUIDANCE_CHANNELS = {"index": 1, "onehot": 19, "scores": 19}  # for each form
@@ -56,11 +57,9 @@ def _check_size(height: int, width: int) -> None:
             f"SIM takes multiples of 32, more than 32 on one side, not {height}×{width}"
         )
 
-# %% ../../nbs/models/04_sim.ipynb #8bf27911
+# %% ../../nbs/models/04_sim.ipynb #ed232ae7
 class SIM(nn.Module):
-    """Rain, coarse picture and guidance to the refined picture. SGINet, section 3.3.
-
-    Height and width are multiples of 32, one of them above 32."""
+    "Rain, coarse picture and guidance to the refined picture. SGINet, section 3.3."
 
     def __init__(
         self,
@@ -72,21 +71,13 @@ class SIM(nn.Module):
         super().__init__()
         if guidance not in GUIDANCE_CHANNELS:
             raise ValueError(f"guidance {guidance!r} is not index, onehot or scores")
-        w, levels = width, [width * 2**i for i in range(5)]
+        w, c = width, [width * 2**i for i in range(5)]  # c: channels of the levels
         self.output, self.guidance = output, guidance
-        c_semantic = 3 + GUIDANCE_CHANNELS[guidance]
-        self.encoder = nn.ModuleList([_encoder_level(6, w, 7, norm, scale=128)])
-        for c in levels[1:]:
-            self.encoder.append(_encoder_level(c // 2, c, norm=norm))
+        self.encoder = _encoder([6, *c[:-1]], c, norm)
         self.middle = nn.Sequential(*(ContextBlock(16 * w, norm) for _ in range(4)))
-        self.sie = nn.ModuleList([_encoder_level(c_semantic, w, 7, norm, scale=128)])
-        for c in levels[1:]:
-            self.sie.append(_encoder_level(c, c, norm=norm))
-        self.decoder = nn.ModuleList()
-        for c, c_out in ((32, 16), (24, 8), (12, 6), (8, 2)):
-            self.decoder.append(_decoder_level(c * w, c_out * w, norm))
-        last = ContextAwareScaling(3 * w, down=False), CIG(3 * w, w, norm=norm)
-        self.decoder.append(nn.Sequential(*last))
+        self.sie = _encoder([3 + GUIDANCE_CHANNELS[guidance], *c[1:]], c, norm)
+        deep = [32 * w, 24 * w, 12 * w, 8 * w, 3 * w]  # beside the channels of SIE
+        self.decoder = _decoder(deep, [16 * w, 8 * w, 6 * w, 2 * w, w], norm)
         self.last = output_conv(w, output)
 
     def forward(
