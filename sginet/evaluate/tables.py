@@ -133,7 +133,7 @@ def write_csv(
     columns = list(dict.fromkeys(key for row in rows for key in row))
     options = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
     with atomic_write(file) as part, open(part, "w", **options) as f:
-        writer = csv.DictWriter(f, columns)
+        writer = csv.DictWriter(f, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
