@@ -28,7 +28,7 @@ def _size(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW in multiples of 32")
     return height, width
 
-
+# %% ../../nbs/cli/10_bench.ipynb #b5d096f8
 def _parser():
     parser = Parser(
         prog="sginet-bench",
@@ -84,7 +84,7 @@ def _bench(args):
         print(f"wrote {out}")
     return []
 
-
+# %% ../../nbs/cli/10_bench.ipynb #fe19ac13
 def bench(
     args: list[str] | None = None,  # the options; None: those of the command line
 ) -> int:

@@ -105,7 +105,7 @@ def _compare(args):
     print(text)
     return faults
 
-
+# %% ../../nbs/cli/08_compare.ipynb #e5464262
 def compare(
     args: list[str] | None = None,  # the options; None: those of the command line
 ) -> int:

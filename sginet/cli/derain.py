@@ -58,7 +58,7 @@ def _parser():
     _add_computing(add)
     return parser
 
-
+# %% ../../nbs/cli/03_derain.ipynb #a8d1f348
 def _add_computing(add):
     add(
         "--max-megapixels",
@@ -199,7 +199,7 @@ def _work(opt, model, options, pairs, faults):
             faults.append(error_line(fault, source))
     return done, waited / max(perf_counter() - start, 1e-9)
 
-
+# %% ../../nbs/cli/03_derain.ipynb #d665572b
 def _say(opt, done, total, left, waited):
     there = f", {total - left} were there already" if left < total else ""
     print(f"{done} of {total} pictures derained into {opt.out}{there}")
@@ -233,7 +233,7 @@ def _derain(args):
     _say(opt, done, len(pairs), len(left), waited)
     return faults
 
-
+# %% ../../nbs/cli/03_derain.ipynb #c121de02
 def derain(
     args: list[str] | None = None,  # the options; None: those of the command line
 ) -> int:

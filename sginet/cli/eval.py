@@ -49,7 +49,7 @@ def _parser():
     _add_protocol(add)
     return parser
 
-
+# %% ../../nbs/cli/07_eval.ipynb #d5767a8f
 def _add_protocol(add):
     add(
         "--rate",
@@ -180,7 +180,7 @@ def _eval(args):
     print(f"{text}wrote {opt.out}")
     return faults
 
-
+# %% ../../nbs/cli/07_eval.ipynb #7167afe9
 def _measure(opt, work, sem, folder):
     "The rows, scores and faults of all conditions; writes the panel of each."
     from sginet.evaluate import tables
@@ -200,7 +200,7 @@ def _measure(opt, work, sem, folder):
             figure.savefig(folder / name, format="png", dpi=110)
     return rows, scores, faults
 
-
+# %% ../../nbs/cli/07_eval.ipynb #b9fa8216
 def _write_tables(opt, folder, rows, scores, segmenter):
     from sginet.evaluate import tables
 

@@ -81,7 +81,7 @@ _SHOT = dict(  # defaults of `sginet.data.drops.Camera`, unit
     exposure=(0.005, "s"),
 )
 
-
+# %% ../../nbs/cli/05_rain.ipynb #ab0b5f9a
 def _add_rain(add):
     add(
         "--rate",
@@ -146,7 +146,7 @@ def make_pairs(
         done.append(row | sums | dict(versions=_versions()))
     return done
 
-
+# %% ../../nbs/cli/05_rain.ipynb #ad7193fa
 def _sha256(data):
     return hashlib.sha256(data).hexdigest()
 
@@ -173,7 +173,7 @@ def _rainy(clean, row):
     )
     return to_pil(rain.rainy)
 
-
+# %% ../../nbs/cli/05_rain.ipynb #d898b4cb
 def _versions():
     import numpy
     import PIL
@@ -215,7 +215,7 @@ def _holds(path, picture):
         same = (old.mode, old.size) == (picture.mode, picture.size)
         return same and old.tobytes() == picture.tobytes()
 
-
+# %% ../../nbs/cli/05_rain.ipynb #58cbef01
 def _is_running(part):
     "Is the process that writes this temporary file running? Where that cannot be known, yes."
     found = re.search(r"\.(\d+)-\d+\.part$", part.name)
@@ -295,7 +295,7 @@ def _wanted_rows(opt, files, ignore_case):
     rows = [(f, rate) for f in files for rate in dict.fromkeys(rates)]
     return [manifest_row(*row, *fixed, opt.depth, opt.labels) for row in rows]
 
-
+# %% ../../nbs/cli/05_rain.ipynb #861df2dc
 def _checked_shot(opt):
     "All settings of the camera. Renders one pixel, so that wrong settings fail before the work."
     import torch
@@ -367,7 +367,7 @@ def _rain(args):
         print("nothing was left to do")
     return faults
 
-
+# %% ../../nbs/cli/05_rain.ipynb #e77ffa82
 def rain(
     args: list[str] | None = None,  # the options; None: those of the command line
 ) -> int:

@@ -94,7 +94,7 @@ several machines, on each:
   torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d \\
       --rdzv-endpoint HOST:29500 $(which sginet-train) ..."""
 
-
+# %% ../../nbs/cli/06_train.ipynb #4da65c8c
 def _parser():
     parser = Parser(
         prog="sginet-train",
@@ -131,7 +131,7 @@ def _settings(opt, recipe_name):
     name = recipe_name or ("default" if "data" in opt else "small")
     return recipe(name, **fresh | opt)
 
-
+# %% ../../nbs/cli/06_train.ipynb #6dc65782
 def _check_folders(out, resume, opt):
     "Raise `ValueError` or `OSError` where the run's folder cannot be what was asked for."
     if bool(out) == bool(resume):
@@ -182,7 +182,7 @@ def _train(args):
         return [more]
     return []
 
-
+# %% ../../nbs/cli/06_train.ipynb #90020bcb
 def train(
     args: list[str] | None = None,  # the options; None: those of the command line
 ) -> int:
