@@ -1,8 +1,10 @@
-"""What a training step costs, in one command: `python tests/cuda_training.py --out FOLDER` on a machine with a CUDA card.
+"""What a training step costs: `python tests/cuda_training.py --out FOLDER` on a CUDA machine.
 
-The release's network (width 32, PSPNet101, batch 4, crops of 512) is trained for 200 steps on the same batches in the release's way (float32 and TF32,
-eager) and in ours (bfloat16, channels_last, compiled). FOLDER gets steps.json (every loss, every time), table.md (seconds a step, peak memory) and
-curves.png. On a CPU, with --width 4 --sem small --crop 64 --batch 2 --steps 4, it only proves that it runs.
+The release's network (width 32, PSPNet101, batch 4, crops of 512) is trained for 200 steps on
+the same batches in the release's way (float32 and TF32, eager) and in ours (bfloat16,
+channels_last, compiled). FOLDER gets steps.json (every loss, every time), table.md (seconds a
+step, peak memory) and curves.png. On a CPU, with --width 4 --sem small --crop 64 --batch 2
+--steps 4, it only proves that it runs.
 """
 
 import argparse
@@ -17,11 +19,13 @@ from fastai.callback.core import Callback, CancelValidException
 from fastai.data.core import DataLoaders
 from matplotlib.figure import Figure
 
-from sginet.data.datasets import SampleLoader, drawn_scenes
+from sginet.data.loaders import SampleLoader
+from sginet.data.sources import drawn_scenes
 from sginet.images import atomic_write
 from sginet.models.sginet import SGINet
 from sginet.train.learner import cpu_has_bfloat16
-from sginet.train.recipes import _learner, recipe, surroundings
+from sginet.train.recipes import recipe
+from sginet.train.run import _environment, _make_learner
 from sginet.train.sem import load_sem
 
 VARIANTS = {
@@ -37,7 +41,7 @@ VARIANTS = {
 
 
 class Kept:
-    """Samples that were made once and lie in memory, over and over: reading must not be what is measured."""
+    """Samples that were made once, over and over: reading must not be what is measured."""
 
     def __init__(self, samples, n):
         self.samples, self.n = samples, n
@@ -45,7 +49,7 @@ class Kept:
     def __len__(self):
         return self.n
 
-    def name(self, i):
+    def name(self, i, rng=None):
         return f"sample {i % len(self.samples)}"
 
     def sample(self, i, size, rng):
@@ -106,14 +110,15 @@ def measure(name, args, samples):
         ),
         device=args.device,
     )
-    learn, clock = _learner(settings, net, dls, print), Clock()
+    learn, clock = _make_learner(settings, net, dls, print), Clock()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, settings["lr"], cbs=clock)
     peak = torch.cuda.max_memory_allocated() / 1e9 if cuda else None
     del learn, net, dls
-    gc.collect(), torch.compiler.reset()
+    gc.collect()
+    torch.compiler.reset()
     if cuda:
         torch.cuda.empty_cache()
     steady = clock.seconds[min(20, args.steps // 2) :]
@@ -166,13 +171,14 @@ def main():
         8 * args.batch, max(256, args.crop), max(512, args.crop), rates=(200,)
     )
     loader = SampleLoader(source, args.batch, args.crop)
-    loader.rng.seed(0), loader.randomize()
+    loader.rng.seed(0)
+    loader.randomize()
     samples = [loader.create_item(i)[:2] for i in range(len(source))]
     results = {}
     for name in args.variants or possible:
         results[name] = measure(name, args, samples)
         facts = dict(
-            settings={k: str(v) for k, v in vars(args).items()}, **surroundings()
+            settings={k: str(v) for k, v in vars(args).items()}, **_environment()
         )
         with atomic_write(args.out / "steps.json") as half:
             half.write_text(
@@ -183,7 +189,9 @@ def main():
         "| | s a step | × | first step, s | peak GB | last loss |",
         "|---|---|---|---|---|---|",
     ] + [
-        f"| {n} | {r['median']:.4f} | {base / r['median']:.2f} | {r['first']:.1f} | {'' if r['peak'] is None else format(r['peak'], '.2f')} | {r['losses'][-1]:.3f} |"
+        f"| {n} | {r['median']:.4f} | {base / r['median']:.2f} | {r['first']:.1f} | "
+        + ("" if r["peak"] is None else f"{r['peak']:.2f}")
+        + f" | {r['losses'][-1]:.3f} |"
         for n, r in results.items()
     ]
     with atomic_write(args.out / "table.md") as half:

@@ -1,26 +1,54 @@
-"""Training as a whole: killed, out of disk, stopped, in two processes, by each recipe; and the evaluation of what came out."""
+"""Training as a whole: killed, out of disk, stopped, resumed, by each recipe; evaluation."""
 
 import csv
 import os
-import resource
 import signal
 import subprocess
 import sys
-import threading
-import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sginet.cli import commands as cli
-from sginet.data.datasets import CAMVID
-from sginet.data.scenes import draw
+from sginet.cli.eval import evaluation
+from sginet.cli.train import train as train_command
+from sginet.data.labels import CAMVID
+from sginet.data.scenes import draw_scene
 from sginet.images import save_image
 from sginet.models.sginet import SGINet
 
-COMMAND = "import sys; from sginet.cli.commands import train; sys.exit(train())"
+pytestmark = pytest.mark.slow
+COMMAND = "import sys; from sginet.cli.train import train; sys.exit(train())"
+# the command, in a process to which something happens at an exact moment of its training
+AT_A_MOMENT = """
+import os, signal, sys
+from fastai.callback.core import Callback
+from fastai.learner import defaults
+
+class Event(Callback):
+    order = 95  # after the run's folder
+
+    def happens(self):
+        {event}
+
+    def {when}(self):
+        if {condition}:
+            self.happens()
+
+defaults.callbacks.append(Event)
+from sginet.cli.train import train
+sys.exit(train())
+"""
+IN_SECOND_EPOCH = "self.training and self.epoch == 1 and self.iter == 2"
+
+
+def at_a_moment(event, when="after_batch", condition=IN_SECOND_EPOCH):
+    """The command that runs `AT_A_MOMENT` with these."""
+    code = AT_A_MOMENT.format(event=event, when=when, condition=condition)
+    return sys.executable, "-c", code
+
+
 SMALL = [
     "--width",
     "4",
@@ -55,7 +83,7 @@ def data(tmp_path_factory):
     )
     for split, numbers in (("train", range(10)), ("val", range(100, 103))):
         for i in numbers:
-            scene = draw(i, 72, 104)
+            scene = draw_scene(i, 72, 104)
             save_image(scene.image, root / split / "images" / f"street{i}.png")
             (root / split / "labels").mkdir(exist_ok=True)
             Image.fromarray(
@@ -87,13 +115,6 @@ def finish(process, code=0):
     return out, err
 
 
-def wait_for(file, process):
-    """Until a file is there."""
-    while not file.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-
-
 def history(run):
     """The rows of history.csv, but for the seconds."""
     with open(run / "history.csv") as f:
@@ -102,7 +123,7 @@ def history(run):
 
 def train(*args):
     """The command, in this process; its exit code."""
-    return cli.train([*map(str, args)])
+    return train_command([*map(str, args)])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -168,44 +189,33 @@ def test_a_run_leaves_everything(whole):
 
 def test_killed_in_the_middle_of_an_epoch_and_resumed(whole, settings, tmp_path):
     run = tmp_path / "killed"
-    process = start(
-        "--out", run, *settings, "--workers", 2
-    )  # the undisturbed run read by itself
-    wait_for(run / "checkpoints" / "epoch_0000.pt", process)
-    time.sleep(0.3)  # into the next epoch
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    done = len(list((run / "panels").iterdir()))
-    assert process.returncode == -signal.SIGKILL and done < 3, (
-        "it was over before the kill"
-    )
+    kill = at_a_moment("os.kill(os.getpid(), signal.SIGKILL)")
+    # with workers, where the undisturbed run read by itself
+    process = start("--out", run, *settings, "--workers", 2, launcher=kill)
+    finish(process, -signal.SIGKILL)
+    assert [f.name for f in (run / "checkpoints").iterdir()] == ["epoch_0000.pt"]
     assert train("--resume", run) == 0
-    out = (run / "log.txt").read_text()
-    assert "a fixed random VGG16 (width 8, seed 0)" in out and out.count("goes on") == 1
-    assert "goes on: 1 of 3 epochs done" in out or "goes on: 2 of 3 epochs done" in out
+    log = (run / "log.txt").read_text()
+    assert "a fixed random VGG16 (width 8, seed 0)" in log
+    assert log.count("goes on: 1 of 3 epochs done") == 1
     assert history(run) == history(whole)  # all digits
-    for a, b in zip(
-        *(
-            SGINet.from_pretrained(r / "model").state_dict().values()
-            for r in (run, whole)
-        )
-    ):
-        assert torch.equal(a, b)
+    states = (SGINet.from_pretrained(r / "model").state_dict() for r in (run, whole))
+    assert all(map(torch.equal, *(state.values() for state in states)))
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(whole, settings, tmp_path):
+    pytest.importorskip("resource")
     run = tmp_path / "full"
-    process = start("--out", run, *settings)
-    wait_for(run / "checkpoints" / "epoch_0000.pt", process)
-    resource.prlimit(
-        process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000)
-    )  # from now on nothing larger can be written
-    _, err = finish(process, 1)
-    assert (
-        "could not be written" in err
-        and "what was written before it is whole" in err
-        and f"sginet-train --resume {run}" in err
+    limit = (
+        "import resource; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY)); "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
     )
+    full = at_a_moment(limit)  # from then on nothing larger can be written
+    _, err = finish(start("--out", run, *settings, launcher=full), 1)
+    assert "could not be written" in err
+    assert "what was written before is complete" in err
+    assert f"sginet-train --resume {run}" in err
     assert not list(run.rglob(".*"))
     for file in (run / "checkpoints").iterdir():
         torch.load(file, weights_only=True)
@@ -214,19 +224,55 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(whole, settings, tmp_path):
     assert history(run) == history(whole)
 
 
-def test_ctrl_c_says_how_to_go_on(settings, tmp_path, capsys):
+def test_ctrl_c_says_how_to_go_on(settings, tmp_path):
     run = tmp_path / "stopped"
+    press = at_a_moment("os.kill(os.getpid(), signal.SIGINT)")
+    _, err = finish(start("--out", run, *settings, launcher=press), 130)
+    assert "stopped by Ctrl-C in epoch 1; 1 of 3 epochs are finished and saved" in err
+    assert f"sginet-train --resume {run}" in err and "Traceback" not in err
+    assert not list(run.rglob(".*"))
 
-    def press():
-        while not (run / "checkpoints" / "epoch_0000.pt").exists():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=press, daemon=True).start()
-    assert train("--out", run, *settings) == 1
+def test_relative_paths_are_resumed_from_another_folder(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    run = tmp_path / "run"
+    settings = ["--data", data.name, *SMALL, "--epochs", 2]
+    stop = at_a_moment("os._exit(3)")
+    finish(start("--out", run, *settings, launcher=stop), 3)
+    monkeypatch.chdir("/")
+    assert train("--resume", run) == 0
+    assert len(history(run)) == 3
+
+
+@pytest.mark.parametrize("rank, size", [("0", "4"), ("2", "4"), ("", "")])
+def test_a_jobs_rank_leaves_no_work_undone(data, tmp_path, monkeypatch, rank, size):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    run = tmp_path / "run"
+    assert train("--out", run, "--data", data, *SMALL, "--epochs", 1) == 0
+    assert "1 process(es)" in (run / "log.txt").read_text()
+    assert (run / "model" / "config.json").exists() and len(history(run)) == 2
+    assert os.environ["RANK"] == rank
+
+
+def test_the_lowest_loss_is_the_best(data, tmp_path):
+    run = tmp_path / "run"
+    options = ["--data", data, *SMALL, "--epochs", 3, "--best", "valid_loss"]
+    assert train("--out", run, *options) == 0
+    rows = history(run)
+    losses = [float(r[rows[0].index("valid_loss")]) for r in rows[1:]]
+    assert min(losses) < max(losses)
+    best = losses.index(min(losses))
+    assert f"of epoch {best} with valid_loss" in (run / "log.txt").read_text()
+
+
+def test_weights_that_are_not_finite_are_said(tmp_path, capsys):
+    run = tmp_path / "run"
+    options = [o if o != "4e-3" else "1e30" for o in SMALL]
+    assert train("--out", run, "--scenes", 4, "--epochs", 2, *options) == 1
     err = capsys.readouterr().err
-    assert "stopped by Ctrl-C in epoch" in err and f"sginet-train --resume {run}" in err
-    assert not list(run.rglob(".*")) and not torch.is_autocast_enabled("cpu")
+    assert "the weights are not finite any more" in err and "Traceback" not in err
+    assert not list((run / "checkpoints").iterdir())
 
 
 def test_batches_that_explode_are_named_and_end_the_training(
@@ -271,17 +317,13 @@ def test_the_reference_recipe(data, tmp_path):
     )
     rows = history(run)
     state = torch.load(run / "checkpoints" / "epoch_0000.pt", weights_only=True)
-    assert "psnr_release" in rows[0] and state["best"][0] == float(
-        rows[1][rows[0].index("psnr_release")]
-    )
-    [group] = state["optimiser"]["param_groups"]
-    assert (
-        group["lr"],
-        group["betas"],
-        group["eps"],
-        group["weight_decay"],
-        state["train_iter"],
-    ) == (4e-3, (0.9, 0.999), 1e-8, 0, 2)
+    assert "psnr_release" in rows[0] and state["callbacks"]["run_folder"][
+        "best"
+    ] == float(rows[1][rows[0].index("psnr_release")])
+    for group in state["optimiser"]["param_groups"]:  # FRM, SIM
+        constants = [group[k] for k in ("lr", "betas", "eps", "weight_decay")]
+        assert constants == [4e-3, (0.9, 0.999), 1e-8, 0]
+    assert state["train_iter"] == 2
     assert '"output": "absolute"' in (run / "model" / "config.json").read_text()
 
 
@@ -317,7 +359,10 @@ def test_any_segmentation_network_of_torchvision_judges(data, tmp_path):
 
 
 def test_vgg_that_cannot_be_fetched_is_random_and_said(tmp_path):
-    code = "from sginet.losses.sginet_loss import vgg16_features; print(vgg16_features(download=True).source)"
+    code = (
+        "from sginet.losses.sginet_loss import vgg16_features; "
+        "print(vgg16_features(download=True).source)"
+    )
     env = {
         **ENV,
         "TORCH_HOME": str(tmp_path),
@@ -336,7 +381,7 @@ def test_vgg_that_cannot_be_fetched_is_random_and_said(tmp_path):
 
 
 def test_evaluation_of_stored_pairs_and_of_other_programs(data, tmp_path):
-    """At both rates: rain that was stored, a model, and pictures of another program; the interval's ends hold the mean between them."""
+    """At both rates: stored rain, a model, and the pictures of another program."""
     from sginet.data.rain import render
     from sginet.images import as_batch
 
@@ -351,7 +396,7 @@ def test_evaluation_of_stored_pairs_and_of_other_programs(data, tmp_path):
             save_image((x + rain) / 2, tmp_path / "other" / f"{rate}mm" / clean.name)
     out = tmp_path / "eval"
     assert (
-        cli.evaluation(
+        evaluation(
             [
                 *map(
                     str,
@@ -395,7 +440,7 @@ def test_evaluation_of_stored_pairs_and_of_other_programs(data, tmp_path):
     )  # no labels here
     (tmp_path / "other" / "100mm" / "street101.png").write_bytes(b"no picture")
     assert (
-        cli.evaluation(
+        evaluation(
             [
                 *map(
                     str,

@@ -6,7 +6,7 @@
 __all__ = ['LearnerLoss', 'RainForLoss', 'TermMeans', 'TermMean', 'TrainingError', 'SkipBadBatches', 'cpu_has_bfloat16',
            'autocast_dtype', 'DerainLearner', 'StopAfter', 'sginet_learner']
 
-# %% ../../nbs/train/01_learner.ipynb #9cdb72bb
+# %% ../../nbs/train/01_learner.ipynb #7aca0cd5
 import math
 import platform
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from fastai.callback.core import (
     CancelTrainException,
 )
 from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.hook import summary  # noqa: F401 (Learner's)
 from fastai.callback.mixup import MixHandler
 from fastai.callback.schedule import fit_one_cycle  # noqa: F401 (and lr_find: Learner's)
 from fastai.callback.training import GradientClip
@@ -98,7 +99,7 @@ class RainForLoss(Callback):
     def after_fit(self) -> None:
         self.learn.loss_func.rain = None  # no picture stays behind in an export
 
-# %% ../../nbs/train/01_learner.ipynb #3100209f
+# %% ../../nbs/train/01_learner.ipynb #94b4ad02
 class TermMeans(Callback):
     "Keep each loss term's mean over an epoch's batches in `learn.terms`."
 
@@ -132,16 +133,17 @@ class TermMean(Metric):
 
     def __init__(self, term: str):
         self.term = term
+        self.reset()
 
     def reset(self) -> None:
-        pass
+        self.last = math.nan
 
     def accumulate(self, learn: Learner) -> None:
-        self.learn = learn
+        self.last = learn.terms.get(self.term, math.nan)
 
     @property
     def value(self) -> float:
-        return self.learn.terms.get(self.term, math.nan)
+        return self.last
 
     @property
     def name(self) -> str:

@@ -159,7 +159,7 @@ class Checkpoints(Callback):
         "What is kept of the network."
         return self.learn.network.state_dict()
 
-# %% ../../nbs/train/05_run.ipynb #c8eb1f4f
+# %% ../../nbs/train/05_run.ipynb #e88615a0
 @patch
 def newest(self: Checkpoints) -> dict | None:
     "The newest checkpoint that can be read, or None."
@@ -184,7 +184,9 @@ def _write(self: Checkpoints, randoms: list[dict]) -> None:
 def _state(self: Checkpoints, randoms: list[dict]) -> dict:
     "All that going on needs."
     callbacks = {
-        cb.name: cb.state_dict() for cb in self.learn.cbs if hasattr(cb, "state_dict")
+        cb.name: cb.state_dict()
+        for cb in self.learn.cbs
+        if hasattr(type(cb), "state_dict")  # a callback itself passes on the model's
     }
     return dict(
         epochs=self.n_epoch,
