@@ -1,6 +1,8 @@
-"""Does rain cost what the paper's data set says? `python tests/test_calibration.py` prints the table of nbs/data/01_rain.ipynb, on all photographs of the fixtures.
+"""Does rain cost what the paper's data set says?
 
-The fixtures' folder (SGINET_SHARED) holds cityscapes/leftImg8bit and camvid/val/images."""
+`python tests/test_calibration.py FOLDER` prints the table of nbs/data/03_rain.ipynb, on
+all photographs of the fixtures: FOLDER (or SGINET_SHARED) holds
+cityscapes/leftImg8bit and camvid/val/images."""
 
 import os
 import sys
@@ -110,7 +112,7 @@ if __name__ == "__main__":
         )
         for j, rate in enumerate(PUBLISHED):
             mean, spread = scores[:, j].mean(0), scores[:, j].std(0, ddof=1)
-            print(
-                f"{name}, {len(scores)} pictures or seeds, {rate} mm/h: PSNR-Y {mean[0]:.2f} (spread {spread[0]:.2f}) dB, SSIM-Y {mean[1]:.3f}, after the protocol's down-sampling {mean[2]:.3f}",
-                flush=True,
-            )
+            text = f"{name}, {len(scores)} pictures or seeds, {rate} mm/h: "
+            text += f"PSNR-Y {mean[0]:.2f} (spread {spread[0]:.2f}) dB, SSIM-Y "
+            text += f"{mean[1]:.3f}, after the protocol's down-sampling {mean[2]:.3f}"
+            print(text, flush=True)
