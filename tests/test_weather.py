@@ -38,12 +38,12 @@ def test_a_seed_draws_what_it_always_drew(seed, make, rain, clean, following):
     assert rng.random() == pytest.approx(following, abs=1e-6)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (2, 200), (64, 3)])
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (2, 200), (64, 40)])
 def test_values_stay_in_range_at_any_size(size):
     weather = Weather()
     generator = torch.Generator().manual_seed(0)
     clean = torch.rand(3, *size, generator=generator)
-    for seed in range(25):
+    for seed in range(12):
         rng = np.random.default_rng(seed)
         for picture in weather(clean, (0, 0, *size), rng)[:2]:
             assert picture.shape == clean.shape

@@ -39,7 +39,7 @@ from sginet.data.weather import (
 )
 from ..images import as_batch, show_images
 
-# %% ../../nbs/data/11_loaders.ipynb #4afb9d01
+# %% ../../nbs/data/11_loaders.ipynb #4f6bf4b8
 def _padded(x, size):
     "The last two dimensions continued to at least `size` by reflection, as often as needed."
     missing = [max(0, s - n) for s, n in zip(_pair(size), x.shape[-2:])]
@@ -77,6 +77,10 @@ class SampleSet(Dataset):
         "What sample `i` of the present epoch is called."
         return self.source.name(i, self._rng(i))
 
+    def new_empty(self) -> Dataset:
+        "A `Dataset` without samples, for `Learner.export`."
+        return _PictureSet([])
+
 # %% ../../nbs/data/11_loaders.ipynb #b450aff6
 @patch
 def __getitem__(self: SampleSet, i: int) -> tuple[torch.Tensor, ...]:
@@ -92,7 +96,7 @@ def __getitem__(self: SampleSet, i: int) -> tuple[torch.Tensor, ...]:
     flipped = rng.random() < 0.5
     return tuple(x.flip(-1) for x in sample) if flipped else sample
 
-# %% ../../nbs/data/11_loaders.ipynb #1f2ac992
+# %% ../../nbs/data/11_loaders.ipynb #0a33358a
 class _PictureSet(Dataset):
     "Pictures of any kind that `as_batch` takes, or tuples of them, as samples."
 
@@ -103,6 +107,9 @@ class _PictureSet(Dataset):
 
     def __len__(self):
         return len(self.items)
+
+    def new_empty(self):
+        return _PictureSet([])
 
     def name(self, i):
         item = self.items[i]
