@@ -23,11 +23,12 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
-from sginet.data.datasets import CAMVID, CITYSCAPES, read_labels
+from sginet.data.labels import CAMVID, CITYSCAPES, read_labels
 from sginet.data.rain import render
-from sginet.data.scenes import draw
+from sginet.data.scenes import draw_scene
 from sginet.images import as_batch, sample_photo
 from sginet.metrics import SegmentationScore, psnr_y, ssim_y
+from sginet.models.cards import score_lines
 from sginet.models.sem import SmallSEM
 from sginet.models.sginet import SGINet, pad_to_multiple
 
@@ -62,7 +63,7 @@ def _photo(file, label=None, table=None):
 
 def _scene(seed):
     """A drawn street and its labels."""
-    scene = draw(seed, 256, 512)
+    scene = draw_scene(seed, 256, 512)
     return scene.image, scene.classes
 
 
@@ -286,12 +287,6 @@ def summary(values):
     return facts
 
 
-def _interval(facts, form=".2f"):
-    """A mean with its interval as text."""
-    half = f" ± {facts['half']:.2f}" if "half" in facts else ""
-    return f"{facts['mean']:{form}}{half}"
-
-
 def _segmentation(name, found):
     """mIoU, class and pixel accuracy of SEM on each kind of picture."""
     result = {}
@@ -366,57 +361,6 @@ def card_scores(found):
     return scores
 
 
-def report(scores):
-    """The scores as lines of Markdown."""
-    yield "| set | rain | n | rain, dB / SSIM | coarse | refined | gain | over coarse | better |"
-    yield "|---|---|---|---|---|---|---|---|---|"
-    for r in scores["rain"]:
-        shown = (
-            f"{r['psnr'][k]['mean']:.2f} / {r['ssim'][k]['mean']:.3f}"
-            for k in ("rain", "coarse", "refined")
-        )
-        yield " | ".join(
-            [
-                f"| {r['set']}",
-                f"{r['rate']} mm/h" if r["rate"] else "its own",
-                str(r["pictures"]),
-                *shown,
-                _interval(r["gain"], "+.2f"),
-                _interval(r["over_coarse"], "+.2f"),
-                f"{r['better']} of {r['pictures']} |",
-            ]
-        )
-    yield from ("", "| dry | n | comes back, dB | least | half light, dB | mean × |")
-    yield "|---|---|---|---|---|---|"
-    for r in scores["clean"]:
-        yield (
-            f"| {r['set']} | {r['pictures']} | "
-            f"{_interval(r['psnr'])} | {r['psnr']['least']:.2f} | "
-            f"{r['half_psnr']['mean']:.1f} | {r['half_mean']:.3f} |"
-        )
-    yield from (
-        "",
-        "| SEM's mIoU | clean | rain | coarse | refined |",
-        "|---|---|---|---|---|",
-    )
-    for r in scores["rain"]:
-        if "segmentation" in r:
-            shown = (f"{r['segmentation'][k][0]:.3f}" for k in SHOWN)
-            yield f"| {r['set']}, {r['rate']} mm/h | {' | '.join(shown)} |"
-    if "guidance" in scores:
-        lost = (f"{k} {_interval(v)}" for k, v in scores["guidance"].items())
-        yield from (
-            "",
-            f"Lost on streets at 100 mm/h without SEM's map, dB: {', '.join(lost)}",
-        )
-    if "real_rain" in scores:
-        shares = (f"{k} {100 * v:.2f}" for k, v in scores["real_rain"].items())
-        yield from (
-            "",
-            f"Much darker on real rain, % of each picture: {', '.join(shares)}",
-        )
-
-
 # ---- the model
 
 
@@ -429,13 +373,13 @@ def from_parts(*files):
             state["sem"] = saved.get("ema", saved["model"])
             continue
         for part in ("frm", "sim"):
-            state[part] = saved[f"ema_{part}"]
+            state[part] = saved.get(f"ema_{part}", saved[part])
         state["guidance"] = saved["guidance"]
         state.setdefault("sem", saved["sem"])
-    if missing := {"frm", "sim"} - set(state) or not state.get("sem"):
-        raise ValueError(
-            f"{', '.join(map(str, files))}: no weights of {missing or 'SEM'}"
-        )
+    missing = [part for part in ("frm", "sim", "sem") if not state.get(part)]
+    if missing:
+        named = ", ".join(map(str, files))
+        raise ValueError(f"{named}: no weights of {', '.join(missing)}")
     sem = SmallSEM(len(state["sem"]["stem.0.weight"]))
     width = state["frm"]["d4.weight"].shape[1]
     form = {} if state["guidance"] == "index" else dict(guidance=state["guidance"])
@@ -465,7 +409,7 @@ def main():
     parser.add_argument("--only", default="", help="rows whose name contains this")
     args = parser.parse_args()
     found = measure(load(args.model), args.shared, args.out, args.every, args.only)
-    print(*report(card_scores(found)), sep="\n")
+    print(*score_lines(dict(scores=card_scores(found))), sep="\n")
 
 
 if __name__ == "__main__":
