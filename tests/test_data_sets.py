@@ -109,7 +109,7 @@ def test_train_ids_beside_camvids_numbers_win_where_complete(tmp_path):
         (Image.new("1", (48, 40), 1), "1-bit mask"),
         (Image.new("L", (48, 40), 77), "holds the value 77"),
         (Image.fromarray(np.full((40, 48), 700, np.uint16)), "holds the value 700"),
-        (Image.new("I", (48, 40), 60000), "holds the value 60000"),
+        (Image.fromarray(np.full((40, 48), 60000, np.uint16)), "holds the value 60000"),
         (Image.new("RGB", (48, 40)), "one channel of whole numbers"),
         (Image.new("LA", (48, 40)), "one channel of whole numbers"),
     ],

@@ -53,7 +53,7 @@ class PixelCache:
                 self._kept.popitem(last=False)
         return pixels
 
-# %% ../../nbs/data/09_cache.ipynb #c9e12a70
+# %% ../../nbs/data/09_cache.ipynb #258893f7
 def _write_copy(file, pixels):
     "Write an array next to older copies of the same file, and remove these."
     with atomic_write(file) as half, open(half, "wb") as f:
@@ -62,7 +62,7 @@ def _write_copy(file, pixels):
         with suppress(OSError):  # Windows keeps a file that another process has mapped
             old.unlink(missing_ok=True)
 
-
+# %% ../../nbs/data/09_cache.ipynb #61473805
 @patch
 def _from_disk(self: PixelCache, path, labels, size, changed):
     "A copy mapped into memory, made where there is none that can be read."

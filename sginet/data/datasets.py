@@ -31,7 +31,7 @@ from sginet.data.labels import (
 )
 from ..images import PICTURE_SUFFIXES, ImageError
 
-# %% ../../nbs/data/08_datasets.ipynb #f9ed2d76
+# %% ../../nbs/data/08_datasets.ipynb #4510deae
 class Samples(NamedTuple):
     "What one split of a data set holds."
 
@@ -44,7 +44,7 @@ class Samples(NamedTuple):
         "Some of the samples, in the same order."
         return self._replace(pictures=self.pictures[part], labels=self.labels[part])
 
-
+# %% ../../nbs/data/08_datasets.ipynb #0c509b04
 def _without_missing(samples):
     "Move samples whose label file is missing from the list to the faults."
     pictures, labels, faults = [], [], [*samples.faults]
@@ -56,7 +56,7 @@ def _without_missing(samples):
             faults.append(f"{files[0]} has no {label.parent.name}/{label.name}")
     return samples._replace(pictures=pictures, labels=labels, faults=faults)
 
-
+# %% ../../nbs/data/08_datasets.ipynb #ae337b52
 def _checked(where, samples):
     "The samples, or `DataError` where they have faults or there are none."
     empty = [] if samples.pictures or samples.faults else ["it holds no pictures"]
@@ -64,7 +64,7 @@ def _checked(where, samples):
         raise DataError(where, faults)
     return samples
 
-# %% ../../nbs/data/08_datasets.ipynb #bcd8a1ce
+# %% ../../nbs/data/08_datasets.ipynb #2c207885
 def _pictures(folder, pattern="*"):
     "The picture files of a folder in name order."
     if not Path(folder).is_dir():
@@ -72,7 +72,7 @@ def _pictures(folder, pattern="*"):
     files = (f for f in Path(folder).glob(pattern) if not f.name.startswith("."))
     return sorted(f for f in files if f.suffix.lower() in PICTURE_SUFFIXES)
 
-
+# %% ../../nbs/data/08_datasets.ipynb #93d30230
 def _shared_labels(pictures):
     """Faults: pictures of one folder that differ in suffix or case alone, and so have
     one label file."""
@@ -82,7 +82,7 @@ def _shared_labels(pictures):
         f"{f}: another picture has the same name but for suffix or case" for f in twice
     ]
 
-
+# %% ../../nbs/data/08_datasets.ipynb #798f41fa
 def _size_fault(files):
     """What is wrong with files that should have one size, by their headers alone; None
     if nothing is."""
@@ -98,7 +98,7 @@ def _size_fault(files):
             return f"{files[0]} is {sizes[0][0]}×{sizes[0][1]}, {f} {w}×{h}"
     return None
 
-# %% ../../nbs/data/08_datasets.ipynb #91b85027
+# %% ../../nbs/data/08_datasets.ipynb #ed2a3160
 def _find_pairs(folder):
     "The pairs of a folder with rain/ and norain/, perhaps labels/."
     rain = {f.name: f for f in _pictures(folder / "rain")}
@@ -114,7 +114,7 @@ def _find_pairs(folder):
         faults += _shared_labels([rain[n] for n in names])
     return Samples([(rain[n], clean[n]) for n in names], labels, _TRAIN_IDS, faults)
 
-
+# %% ../../nbs/data/08_datasets.ipynb #61eca61c
 def find_pairs(
     root: str | os.PathLike,  # the folder that holds train, test and val
     split: str = "train",
@@ -128,7 +128,7 @@ def find_pairs(
     sizes = [fault for fault in map(_size_fault, found.pictures) if fault]
     return _checked(folder, found._replace(faults=found.faults + sizes)).pictures
 
-# %% ../../nbs/data/08_datasets.ipynb #7656fdad
+# %% ../../nbs/data/08_datasets.ipynb #4cb227b4
 def _train_ids_fault(labels, limit=12):
     """A fault where files of CamVid's numbers look like train ids: their zeros,
     CamVid's sky, lie at the bottom."""
@@ -150,7 +150,7 @@ def _train_ids_fault(labels, limit=12):
         ]
     return []
 
-
+# %% ../../nbs/data/08_datasets.ipynb #2357a574
 def _find_labelled(folder):
     "The pictures of a folder with images/ and labelTrainIds/ or labels/."
     pictures = _pictures(folder / "images")
@@ -183,7 +183,7 @@ def find_labelled(
     _checked(folder, found._replace(faults=found.faults + sizes))
     return pairs
 
-# %% ../../nbs/data/08_datasets.ipynb #4870db46
+# %% ../../nbs/data/08_datasets.ipynb #3ca59ac1
 def _lines(file):
     "The lines of a text file in UTF-8 or UTF-16, without a byte order mark and empty lines."
     raw = file.read_bytes()
@@ -193,7 +193,7 @@ def _lines(file):
     lines = text.replace("\r", "\n").split("\n")
     return [line.strip() for line in lines if line.strip()]
 
-
+# %% ../../nbs/data/08_datasets.ipynb #50d7f372
 def _listed(pictures, file):
     """The pictures that a list names by name, stem or path, and a fault for each line
     that names none."""
@@ -207,7 +207,7 @@ def _listed(pictures, file):
             faults.append(f"{file}: no picture is called {line!r}")
     return found, faults
 
-
+# %% ../../nbs/data/08_datasets.ipynb #c40df141
 def _find_camvid(root, split):
     """The pictures of CamVid as fastai lays it out: `val` is what valid.txt lists, or
     every tenth picture; the rest is `train`."""
@@ -237,7 +237,7 @@ def _find_cityscapes(root, split):
         labels, table = [Path(f"{s}_gtFine_labelIds.png") for s in stems], CITYSCAPES
     return Samples([(f,) for f in pictures], labels, table, [])
 
-# %% ../../nbs/data/08_datasets.ipynb #78f34dba
+# %% ../../nbs/data/08_datasets.ipynb #397f1093
 def _find_clean(root, split):
     "Clean pictures in root/train and root/val, or all in root, every tenth of which is `val`."
     if (root / "train").is_dir():
@@ -247,7 +247,7 @@ def _find_clean(root, split):
         pictures = [f for i, f in numbered if (i % 10 == 0) == (split != "train")]
     return Samples([(f,) for f in pictures], [None] * len(pictures), _TRAIN_IDS, [])
 
-
+# %% ../../nbs/data/08_datasets.ipynb #ba85bf3c
 def data_layout(
     path: str | os.PathLike,
 ) -> str:
@@ -273,7 +273,7 @@ def data_layout(
         "pictures (see data/README.md)"
     )
 
-# %% ../../nbs/data/08_datasets.ipynb #a341715e
+# %% ../../nbs/data/08_datasets.ipynb #0d36f3b4
 def _find_rates(path, split, rate):
     "The pairs of one rate, of both, or the clean pictures alone for 'any'."
     rates = ("100mm", "200mm") if rate in ("both", "any") else (rate,)
@@ -287,7 +287,7 @@ def _find_rates(path, split, rate):
     pictures = [files[1:] for files in pictures] if rate == "any" else pictures
     return Samples(pictures, labels, _TRAIN_IDS, faults)
 
-
+# %% ../../nbs/data/08_datasets.ipynb #1df79bf1
 def find_samples(
     path: str | os.PathLike,  # a data set of any layout
     split: str = "train",
@@ -302,7 +302,7 @@ def find_samples(
     finders = {"cityscapes": _find_cityscapes, "camvid": _find_camvid}
     return _without_missing(finders.get(kind, _find_clean)(path, split))
 
-# %% ../../nbs/data/08_datasets.ipynb #a8e644b9
+# %% ../../nbs/data/08_datasets.ipynb #14ed545e
 def _sample_faults(files, label, table, read):
     """What is wrong with one sample, a list, and the height and width of its first
     picture (or None)."""
@@ -322,7 +322,7 @@ def _sample_faults(files, label, table, read):
             faults.append(f"{files[0]} is {size[1]}×{size[0]}, {f} {w}×{h}")
     return faults, size
 
-
+# %% ../../nbs/data/08_datasets.ipynb #d62f63bf
 def _header_faults(files, label):
     "The same by the headers of the files alone."
     if fault := _size_fault([*files, label] if label else files):
@@ -330,7 +330,7 @@ def _header_faults(files, label):
     with Image.open(files[0]) as img:
         return [], img.size[::-1]
 
-
+# %% ../../nbs/data/08_datasets.ipynb #10ee9772
 def check_samples(
     samples: Samples,
     read: Callable = _decode,  # a `PixelCache` is filled on the way
@@ -355,7 +355,7 @@ def check_samples(
     faults = samples.faults + [fault for faults, _ in results for fault in faults]
     return samples._replace(faults=faults), [size for _, size in results]
 
-# %% ../../nbs/data/08_datasets.ipynb #44ab41aa
+# %% ../../nbs/data/08_datasets.ipynb #6463da9e
 def _data_range(text):
     "The two slices of a text such as '1-2975/1-1525', or of None."
     if text is None:
@@ -366,7 +366,7 @@ def _data_range(text):
         raise DataError(f"{text!r} is no range of samples such as 1-2975/1-1525")
     return slice(a - 1, b), slice(c - 1, d)
 
-
+# %% ../../nbs/data/08_datasets.ipynb #e0c03f48
 def _find_split(path, split, rate, part, read, decode):
     "The samples of one split with all their faults, and their sizes."
     samples = find_samples(path, split, rate)

@@ -52,7 +52,7 @@ def _stand(classes, ground, far):
         depth[y], hidden[y], under = d, hid, c
     return depth, hidden
 
-# %% ../../nbs/data/02_depth.ipynb #3d97f1cf
+# %% ../../nbs/data/02_depth.ipynb #4dbb6c80
 def _reveal(classes, depth, hidden):
     """Give hidden pixels the depth at which their class stands in other columns; where
     it stands nowhere, they keep what covers them."""
@@ -66,7 +66,7 @@ def _reveal(classes, depth, hidden):
             depth[at] = np.broadcast_to(line, depth.shape)[at]
     return depth
 
-
+# %% ../../nbs/data/02_depth.ipynb #227db29a
 def depth_from_classes(
     classes: torch.Tensor | np.ndarray,  # N×H×W or H×W, train ids, 255 = ignored
     camera: Camera = _CITYSCAPES,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-# %% ../../nbs/data/01_drops.ipynb #840716dc
+# %% ../../nbs/data/01_drops.ipynb #dab2888e
 _N0 = 8000.0  # drops per m³ and mm of diameter (Marshall & Palmer 1948)
 D_MIN, D_MAX = 0.1, 6.0  # mm; larger drops break up
 
@@ -26,7 +26,7 @@ def drop_slope(
     Palmer 1948)."""
     return 4.1 * rate**-0.21
 
-
+# %% ../../nbs/data/01_drops.ipynb #f09cc7b3
 def drop_density(
     D: float | np.ndarray,  # diameter, mm
     rate: float,  # fall rate, mm/h
@@ -42,14 +42,14 @@ def terminal_velocity(
     Srivastava & Sekhon 1973)."""
     return np.maximum(0, 9.65 - 10.3 * np.exp(-0.6 * np.asarray(D)))
 
-# %% ../../nbs/data/01_drops.ipynb #e7467f04
+# %% ../../nbs/data/01_drops.ipynb #c155d729
 def extinction(
     rate: float,  # fall rate, mm/h
 ) -> float:
     "Extinction coefficient of rain, per km (Halder et al., ICCV 2019)."
     return 0.312 * rate**0.67
 
-
+# %% ../../nbs/data/01_drops.ipynb #6eb55f0e
 def transmission(
     rate: float,  # fall rate, mm/h
     depth: float | np.ndarray | torch.Tensor,  # distance, m
@@ -103,21 +103,21 @@ def _check_camera(camera):
             "it is a share of the height, 0..1"
         )
 
-# %% ../../nbs/data/01_drops.ipynb #f58a3e5f
+# %% ../../nbs/data/01_drops.ipynb #71e4c5cb
 def _visible_range(D, camera=_CITYSCAPES):
     """Distance in m up to which a drop of `D` mm is seen singly, at most 50; smaller or
     farther drops are the veil."""
     farthest = max(50, camera.z_near)
     return np.clip(D * 1e-3 / camera.smallest, camera.z_near, farthest)
 
-
+# %% ../../nbs/data/01_drops.ipynb #ceb59cd6
 def _frame_margin(w, camera=_CITYSCAPES):
     "Pixels outside a picture `w` pixels wide from which a streak can reach in."
     speed = math.sqrt(9.65**2 + camera.wind**2 + camera.ego**2)
     reach = 0.5 * speed * camera.exposure + 0.5 * D_MAX * 1e-3  # m
     return math.ceil(reach * camera.focal * w / camera.z_near)
 
-
+# %% ../../nbs/data/01_drops.ipynb #33ca8f5b
 def _visible_drops(D, rate, h, w, margin, camera=_CITYSCAPES):
     """Expected drops per mm of diameter in the visible volume of an `h`×`w` picture
     with `margin` px around it."""
@@ -198,7 +198,7 @@ def project_drops(
         "gain": (r / r_e) ** 2,
     }
 
-# %% ../../nbs/data/01_drops.ipynb #e30fd1ad
+# %% ../../nbs/data/01_drops.ipynb #c76b2e1c
 def _coverage(s, u, r_e, L, gain):
     """Share of the exposure in which a drop covers a point `s` px along and `u` px
     across its streak; sums to the drop's area."""
@@ -206,7 +206,7 @@ def _coverage(s, u, r_e, L, gain):
     common = torch.minimum(s + q, L / 2) - torch.maximum(s - q, -L / 2)
     return gain / L * common.clamp(min=0)
 
-
+# %% ../../nbs/data/01_drops.ipynb #2d7e4af7
 def _oscillation_frequency(D):
     "Frequency in Hz of the main oscillation of a drop of `D` mm (Garg & Nayar 2006)."
     radius = np.asarray(D) / 2000  # m

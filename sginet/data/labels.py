@@ -28,10 +28,11 @@ class DataError(ValueError):
         lines = [f"{where}: {len(self.faults)} problem(s)", *self.faults]
         super().__init__(str(where) if faults is None else "\n  ".join(lines))
 
-# %% ../../nbs/data/07_labels.ipynb #fad9aae5
+# %% ../../nbs/data/07_labels.ipynb #7d0d3a9c
 # Sky Building Pole Road Pavement Tree SignSymbol Fence Car Pedestrian Bicyclist Unlabelled
 CAMVID = np.array([10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 12, IGNORE])
 
+# %% ../../nbs/data/07_labels.ipynb #5c8f70bb
 _CAMVID_GROUPS = {
     "road": "Road RoadShoulder LaneMkgsDriv LaneMkgsNonDriv",
     "sidewalk": "Sidewalk",
@@ -87,7 +88,7 @@ def _decode(path, labels=False):
         return _decode_map(path)
     return np.asarray(open_image(path, max_pixels=None).convert("RGB"))
 
-# %% ../../nbs/data/07_labels.ipynb #0f5386bb
+# %% ../../nbs/data/07_labels.ipynb #97177e0f
 def _label_fault(values, table):
     "What is wrong with the numbers of a label file, or None."
     if values.dtype == bool:
@@ -109,14 +110,14 @@ def _label_fault(values, table):
     hint = "; train ids belong in a folder labelTrainIds/" if table is CAMVID else ""
     return f"holds the value {wrong}, which is no class{hint}"
 
-
+# %% ../../nbs/data/07_labels.ipynb #6c75125a
 def _to_train_ids(values, table, path):
     "The numbers of a label file as train ids, int64."
     if fault := _label_fault(values, table):
         raise DataError(f"{path}: {fault}")
     return torch.from_numpy(table[values.astype(np.int64)])
 
-# %% ../../nbs/data/07_labels.ipynb #b67f697d
+# %% ../../nbs/data/07_labels.ipynb #fa47c99f
 def _table_for(path):
     "The table of a label file without another one, by the names of its folder and of the file."
     path = os.fspath(path)
@@ -124,7 +125,7 @@ def _table_for(path):
     train_ids = folder == "labelTrainIds" or path.endswith("_labelTrainIds.png")
     return _TRAIN_IDS if train_ids else CAMVID
 
-
+# %% ../../nbs/data/07_labels.ipynb #f95ecf8d
 def read_labels(
     path: str | os.PathLike,  # an 8-bit or 16-bit PNG
     table: np.ndarray | None = None,  # train id of each number, -1: no class

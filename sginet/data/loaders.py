@@ -39,7 +39,7 @@ from sginet.data.weather import (
 )
 from ..images import as_batch, show_images
 
-# %% ../../nbs/data/11_loaders.ipynb #4f6bf4b8
+# %% ../../nbs/data/11_loaders.ipynb #5a9f4c28
 def _padded(x, size):
     "The last two dimensions continued to at least `size` by reflection, as often as needed."
     missing = [max(0, s - n) for s, n in zip(_pair(size), x.shape[-2:])]
@@ -49,7 +49,7 @@ def _padded(x, size):
     rows, columns = (np.pad(np.arange(n), (0, more), "reflect") for n, more in spans)
     return x[..., rows, :][..., columns]
 
-
+# %% ../../nbs/data/11_loaders.ipynb #41d88e3f
 class SampleSet(Dataset):
     """The samples of a source as a PyTorch `Dataset`: random crops and flips where
     `train`, else whole pictures."""
@@ -96,7 +96,7 @@ def __getitem__(self: SampleSet, i: int) -> tuple[torch.Tensor, ...]:
     flipped = rng.random() < 0.5
     return tuple(x.flip(-1) for x in sample) if flipped else sample
 
-# %% ../../nbs/data/11_loaders.ipynb #0a33358a
+# %% ../../nbs/data/11_loaders.ipynb #6a8764df
 class _PictureSet(Dataset):
     "Pictures of any kind that `as_batch` takes, or tuples of them, as samples."
 
@@ -121,7 +121,7 @@ class _PictureSet(Dataset):
         # a grey or transparent picture becomes RGB
         return tuple(as_batch(part)[0][0] for part in parts)
 
-
+# %% ../../nbs/data/11_loaders.ipynb #b44327ef
 def _as_dataset(items):
     "A `Dataset` as it is; a source, or pictures, as one."
     if isinstance(items, Dataset):
@@ -165,7 +165,7 @@ class SampleLoader(TfmdDL):
             **settings | kwargs,
         )
 
-# %% ../../nbs/data/11_loaders.ipynb #9fcecf04
+# %% ../../nbs/data/11_loaders.ipynb #505eb130
 @patch
 def randomize(self: SampleLoader) -> None:
     "Draw the seed of an epoch; fastai calls this before every epoch."
@@ -179,7 +179,7 @@ def get_idxs(self: SampleLoader) -> list[int]:
     self.order = TfmdDL.get_idxs(self)
     return self.order
 
-
+# %% ../../nbs/data/11_loaders.ipynb #292582da
 @patch
 def names(
     self: SampleLoader,
@@ -189,7 +189,7 @@ def names(
     for any number of workers."""
     return [self.dataset.name(i) for i in self.order[b * self.bs : (b + 1) * self.bs]]
 
-
+# %% ../../nbs/data/11_loaders.ipynb #ed8d9537
 @patch
 def new(
     self: SampleLoader,
@@ -209,7 +209,7 @@ def new(
         settings |= {"shuffle": self.shuffle, "drop_last": self.drop_last}
     return (cls or type(self))(_as_dataset(dataset), **settings | kwargs)
 
-# %% ../../nbs/data/11_loaders.ipynb #a87c8773
+# %% ../../nbs/data/11_loaders.ipynb #0aab1398
 def _main_part(x):
     "The picture of a model's output: itself, or the first of a tuple."
     return x[0] if isinstance(x, (tuple, list)) else x
@@ -226,7 +226,7 @@ def decode_batch(
     parts = [_main_part(x)[:max_n].detach().cpu() for x in b]
     return L(zip(*parts))
 
-
+# %% ../../nbs/data/11_loaders.ipynb #245e4ed0
 def _figure(samples, names, **kwargs):
     "A column for each sample, a row for each of its parts."
     rows = [*zip(*samples)]
@@ -235,7 +235,7 @@ def _figure(samples, names, **kwargs):
         [x for row in rows for x in row], titles, rows=len(rows), **kwargs
     )
 
-
+# %% ../../nbs/data/11_loaders.ipynb #4a0c5e91
 @patch
 def show_batch(
     self: SampleLoader,
@@ -279,7 +279,7 @@ def _report(path, train, valid, sizes, size):
         text += f"; {small} smaller than the crop of {h}×{w} are enlarged or padded"
     _say(text)
 
-# %% ../../nbs/data/11_loaders.ipynb #6a65cfb0
+# %% ../../nbs/data/11_loaders.ipynb #d2fd6565
 _RATES = {"100mm": (100,), "200mm": (200,)} | dict.fromkeys(
     ("both", "any", "many"), (100, 200)
 )
@@ -298,7 +298,7 @@ def _training_source(photos, rate, dry, weather, scales):
         dry=dry,
     )
 
-
+# %% ../../nbs/data/11_loaders.ipynb #1ed1354d
 def _sources(train, valid, rate, pixels, make):
     """The sources of training and validation of one data set; `make` turns clean
     pictures into a source of new rain."""
@@ -343,7 +343,21 @@ def _all_sources(paths, rate, size, valid, ranges, pixels, decode, make, n_scene
         held.append(fixed)
     return train, held
 
-# %% ../../nbs/data/11_loaders.ipynb #7efb5313
+# %% ../../nbs/data/11_loaders.ipynb #223f7d8d
+def _loaders(train, held, rate, size, bs, num_workers, device):
+    "The loaders of a source of training and one of validation."
+    device = default_device() if device is None else device
+    weather = random_weather if rate == "any" else None
+    dry = getattr(train, "dry", False)
+    after = RainTransform(_RATES[rate], weather) if dry else None
+    shared = {"num_workers": num_workers, "device": device}
+    return DataLoaders(
+        SampleLoader(train, bs, size, after_batch=after, **shared),
+        SampleLoader(held, 1, train=False, **shared),
+        device=device,
+    )
+
+# %% ../../nbs/data/11_loaders.ipynb #1e69360d
 def rain_dls(
     path: Any = None,  # a data set; several, as a list or {path: share}; None: drawn scenes
     rate: str = "100mm",  # or "200mm", "both", "any" (`random_weather`), "many" (weather)
@@ -384,17 +398,3 @@ def rain_dls(
         shares = [path[p] for p in paths] if isinstance(path, Mapping) else None
         train, held = [MixedSources(train, shares)], [MixedSources(held)]
     return _loaders(train[0], held[0], rate, size, bs, num_workers, device)
-
-
-def _loaders(train, held, rate, size, bs, num_workers, device):
-    "The loaders of a source of training and one of validation."
-    device = default_device() if device is None else device
-    weather = random_weather if rate == "any" else None
-    dry = getattr(train, "dry", False)
-    after = RainTransform(_RATES[rate], weather) if dry else None
-    shared = {"num_workers": num_workers, "device": device}
-    return DataLoaders(
-        SampleLoader(train, bs, size, after_batch=after, **shared),
-        SampleLoader(held, 1, train=False, **shared),
-        device=device,
-    )

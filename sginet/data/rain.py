@@ -27,13 +27,13 @@ from sginet.data.drops import (
 )
 from ..images import check_batch
 
-# %% ../../nbs/data/03_rain.ipynb #2167ee43
+# %% ../../nbs/data/03_rain.ipynb #c5ef54f2
 def _span(centre, half, n):
     "First pixel and number of pixels of centre ± half, cut to 0..n."
     first = np.clip(np.floor(centre - half), 0, n).astype(int)
     return first, np.clip(np.ceil(centre + half), 0, n).astype(int) - first
 
-
+# %% ../../nbs/data/03_rain.ipynb #8d174dc1
 def _boxes(s, h, w):
     """Left, top, padded width and height of each streak's box, cut to `h`×`w`; a width
     or height of 0: outside."""
@@ -58,7 +58,7 @@ def _batches(s, h, w, window, limit=2**21):
             corners = (torch.from_numpy(a)[some, None, None] for a in (left, top))
             yield some, *corners, bw, bh
 
-# %% ../../nbs/data/03_rain.ipynb #3a57fa79
+# %% ../../nbs/data/03_rain.ipynb #e52806cd
 def _streak_table(s, drops, camera, device):
     "What each streak needs to be drawn, as rows of one float32 tensor."
     # the mean of this brightness is 1
@@ -69,7 +69,7 @@ def _streak_table(s, drops, camera, device):
     rows += [drops["z"], bright, flicker, drops["phase"]]
     return torch.from_numpy(np.stack(rows)).float().to(device)
 
-
+# %% ../../nbs/data/03_rain.ipynb #8f4ee473
 def _accumulate(drops, depth, h, w, window, camera, whole=None):
     """P and Q (see above), each of the window's shape, of `drops` in a picture of `h`×`w`.
 
@@ -104,7 +104,7 @@ def _accumulate(drops, depth, h, w, window, camera, whole=None):
         add(Q, at, p * light[seen])
     return tuple(x.view(rows, columns) / (2**32 if whole else 1) for x in (P, Q))
 
-# %% ../../nbs/data/03_rain.ipynb #55dffdca
+# %% ../../nbs/data/03_rain.ipynb #750962b9
 def _mean_and_sky(image):
     """Mean and sky colour of a picture `3×H×W`, each `3×1×1`; sky: the mean where luma
     is at or above its 99th percentile."""
@@ -114,7 +114,7 @@ def _mean_and_sky(image):
     mean, sky = image.mean((1, 2)), image.flatten(1)[:, bright].mean(1)
     return mean.view(3, 1, 1), sky.view(3, 1, 1)
 
-
+# %% ../../nbs/data/03_rain.ipynb #780a5247
 def _airlight(mean, sky, h, top, rows, camera):
     "Colour of the veil for `rows` rows from `top` on of a picture `h` high, `3×rows×1`."
     horizon = camera.horizon * h
@@ -123,19 +123,19 @@ def _airlight(mean, sky, h, top, rows, camera):
     smooth = x * x * (3 - 2 * x)  # from 0 at the horizon to 1 at the top
     return mean + (0.3 + 0.5 * smooth).view(1, -1, 1) * (sky - mean)
 
-# %% ../../nbs/data/03_rain.ipynb #f9f44c1d
+# %% ../../nbs/data/03_rain.ipynb #7176cf8e
 def _to_linear(x):
     "sRGB values, 0..1, as amounts of light (IEC 61966-2-1)."
     power = ((x.clamp(min=0) + 0.055) / 1.055) ** 2.4
     return torch.where(x <= 0.04045, x / 12.92, power)
 
-
+# %% ../../nbs/data/03_rain.ipynb #36705e4d
 def _to_display(x):
     "Amounts of light, cut to 0..1, as sRGB values: the inverse of `_to_linear`."
     x = x.clamp(0, 1)
     return torch.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
 
-
+# %% ../../nbs/data/03_rain.ipynb #e7518382
 def _compose(veiled, alpha, streaks, composite="display"):
     "The rainy picture, 0..1, from its layers."
     if composite == "linear":
@@ -165,13 +165,13 @@ class Rain(NamedTuple):
     depth: torch.Tensor  # N×1×H×W, m
     drops: list[int]  # the drops in each picture's frame and margin
 
-# %% ../../nbs/data/03_rain.ipynb #434ff345
+# %% ../../nbs/data/03_rain.ipynb #f73840a4
 def _dry_layers(part, depth):
     "The layers of a picture without rain, in the order of `Rain`."
     none = torch.zeros_like(depth)
     return part, part, torch.ones_like(depth), none, torch.zeros_like(part), depth, 0
 
-
+# %% ../../nbs/data/03_rain.ipynb #8e6e02fe
 def _render_one(image, rate, seed, depth, window, gain, composite, camera):
     "The layers of one picture `3×H×W`, in the order of `Rain`."
     (h, w), (top, left, rows, columns) = image.shape[-2:], window
@@ -192,7 +192,7 @@ def _render_one(image, rate, seed, depth, window, gain, composite, camera):
     rainy = _compose(veiled, alpha, streaks, composite)
     return rainy, veiled, through, alpha, streaks, depth, len(drops["D"])
 
-# %% ../../nbs/data/03_rain.ipynb #60162c4a
+# %% ../../nbs/data/03_rain.ipynb #82e6a9f9
 def _each(values, n, what):
     "One value for each of `n` pictures."
     if np.ndim(values) == 0:
@@ -201,7 +201,7 @@ def _each(values, n, what):
         raise ValueError(f"{what} {values}: not one for each of {n} pictures")
     return list(values)
 
-
+# %% ../../nbs/data/03_rain.ipynb #9dcdd793
 def _check_window(window, h, w):
     "The window as four ints, or the whole picture for None."
     try:

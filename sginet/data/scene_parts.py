@@ -62,7 +62,7 @@ def face(self: _Street, colour, name, *corners):
     for pen, fill in zip(self.pens, (rgb, len(self.planes) - 1)):
         pen.polygon(outline, fill=fill)
 
-# %% ../../nbs/data/05_scene_parts.ipynb #68370d42
+# %% ../../nbs/data/05_scene_parts.ipynb #3a26903d
 @patch
 def sheet(self: _Street, colour, name, x, low, high):
     "Draw a face across the view centred on `x`, from `low` to `high`, each (width, y, z)."
@@ -70,7 +70,7 @@ def sheet(self: _Street, colour, name, x, low, high):
     left, right = (x - a / 2, y, z), (x + a / 2, y, z)
     self.face(colour, name, left, right, (x + b / 2, t, s), (x - b / 2, t, s))
 
-
+# %% ../../nbs/data/05_scene_parts.ipynb #2c15d613
 @patch
 def front(self: _Street, colour, name, x, z, width, low, high):
     "Draw an upright rectangle that faces the camera."
@@ -88,7 +88,7 @@ def panel(self: _Street, colour, name, x, z, end, low, high):
     "Draw a rectangle in the plane `x`, from `z` to `end`."
     self.side(colour, name, x, (z, low), (z, high), (end, high), (end, low))
 
-# %% ../../nbs/data/05_scene_parts.ipynb #28fd68ab
+# %% ../../nbs/data/05_scene_parts.ipynb #38aed825
 @patch
 def disc(self: _Street, colour, name, x, y, z, rx, ry=None, corners=14):
     "Draw an ellipse that faces the camera."
@@ -96,7 +96,7 @@ def disc(self: _Street, colour, name, x, y, z, rx, ry=None, corners=14):
     xs, ys = x + rx * np.cos(turn), y + (ry or rx) * np.sin(turn)
     self.face(colour, name, *zip(xs, ys, np.full(corners, z)))
 
-
+# %% ../../nbs/data/05_scene_parts.ipynb #0277f2a7
 @patch
 def wheel(self: _Street, colour, name, x, z, r):
     "Draw a disc in the plane `x` that stands on the road."
@@ -104,17 +104,17 @@ def wheel(self: _Street, colour, name, x, z, r):
     rim = ((z + r * math.cos(t), r + r * math.sin(t)) for t in turns)
     self.side(colour, name, x, *rim)
 
-# %% ../../nbs/data/05_scene_parts.ipynb #eec2d6ad
+# %% ../../nbs/data/05_scene_parts.ipynb #1e75dce6
 def _palette(text):
     "Colours from hexadecimal numbers, as floats 0..255, `N×3`."
     return np.array([ImageColor.getrgb(f"#{word}") for word in text.split()], float)
 
-
+# %% ../../nbs/data/05_scene_parts.ipynb #3a387731
 _DARK, _GLASS = _palette("1e1f21 3e4a56")
 _WALLS = _palette("c4b496 b2967a 965c4a cdc8bc a8a49c bea470 847870 acb0b2 b48e7a")
 _PAINTS = _palette("c8cacc 969a9e 60646a 2c2e32 344870 8e2c2a dedcd6 465c54 9e8a6a")
 
-
+# %% ../../nbs/data/05_scene_parts.ipynb #c2a85c57
 def _windows(c, rng, wall, x, z, end, tall):
     "Doors and shop windows below, rows of framed windows above, the far ones first."
 
@@ -152,7 +152,7 @@ def _house(c, rng, side, z, length):
     gable = ((x + side, ridge, z), (back, ridge, z), (back, 0, z))
     c.face(wall * 0.82, "building", (x, 0, z), (x, tall, z), *gable)
 
-# %% ../../nbs/data/05_scene_parts.ipynb #57d89b97
+# %% ../../nbs/data/05_scene_parts.ipynb #fcb7b488
 def _gap(c, rng, side, z, length):
     "What closes the street between two houses."
     kinds = (
@@ -163,16 +163,7 @@ def _gap(c, rng, side, z, length):
     name, colour, tall = kinds[rng.integers(3)]
     c.panel(colour, name, side * c.wall, z, z + length, 0, tall)
 
-
-def _park(c, rng, side, z, length):
-    "Trees on a lawn behind a low fence or hedge."
-    for far in np.sort(rng.uniform(z, z + length, int(length / 6)))[::-1]:
-        _tree(c, rng, side * (c.wall + rng.uniform(2, 16)), far)
-    kinds = (("fence", (98, 92, 84)), ("vegetation", (70, 96, 52)))
-    name, colour = kinds[rng.integers(2)]
-    c.panel(colour, name, side * c.wall, z, z + length, 0, 1.0)
-
-
+# %% ../../nbs/data/05_scene_parts.ipynb #c08531b8
 def _tree(c, rng, x, z):
     "A trunk and a crown of leaves: dark behind, light on top and towards the sun."
     tall = rng.uniform(5, 8.5)
@@ -187,6 +178,15 @@ def _tree(c, rng, x, z):
         at = x + r * math.cos(turn) + 0.12 * c.sun * light * wide
         up = tall * (0.62 + 0.1 * light) + 1.1 * r * math.sin(turn)
         c.disc(colour, "vegetation", at, up, z, size, size * 0.85)
+
+# %% ../../nbs/data/05_scene_parts.ipynb #0a1cba58
+def _park(c, rng, side, z, length):
+    "Trees on a lawn behind a low fence or hedge."
+    for far in np.sort(rng.uniform(z, z + length, int(length / 6)))[::-1]:
+        _tree(c, rng, side * (c.wall + rng.uniform(2, 16)), far)
+    kinds = (("fence", (98, 92, 84)), ("vegetation", (70, 96, 52)))
+    name, colour = kinds[rng.integers(2)]
+    c.panel(colour, name, side * c.wall, z, z + length, 0, 1.0)
 
 # %% ../../nbs/data/05_scene_parts.ipynb #548cb15b
 _SIGNS = (
@@ -213,7 +213,7 @@ def _pole(c, rng, x, z):
             shade = 1 if i == c.signal else 0.28
             c.disc(lamp * shade, "traffic light", x, 2.8 + 0.37 * i, z, 0.14)
 
-# %% ../../nbs/data/05_scene_parts.ipynb #93eecc5e
+# %% ../../nbs/data/05_scene_parts.ipynb #2ccbfff9
 def _flank(c, paint, x, z, nose, deck, top, inner):
     "The side windows, the flank and the wheels of a car, on its inner side."
     roof = ((0.81, 0.85, deck), (0.6, 1.47, top), (0.6, 1.47, 3.1), (0.81, 0.85, 3.9))
@@ -225,7 +225,7 @@ def _flank(c, paint, x, z, nose, deck, top, inner):
     for axle in (z + 3.3, z + 0.8):
         c.wheel(_DARK, "car", at, axle, 0.33)
 
-
+# %% ../../nbs/data/05_scene_parts.ipynb #dc2afed1
 def _car(c, rng, x, z):
     """A car: its shadow, its flank, then what faces us: its front at the left of the
     street, its back at the right."""
@@ -282,7 +282,7 @@ def _large_vehicle(c, rng, x, z, name):
     for dx in (-0.85, 0.85):
         c.front(lamps, name, x + dx, z, 0.28, 0.7, 0.86)
 
-# %% ../../nbs/data/05_scene_parts.ipynb #6484134f
+# %% ../../nbs/data/05_scene_parts.ipynb #9f6ac9cc
 _SKIN = _palette("e0b89e bc8c6e 7a5642")
 
 
@@ -295,7 +295,7 @@ def _two_wheels(c, x, z, name):
     if not slim:
         c.front((176, 34, 32), name, x, z, 0.16, 0.78, 0.86)
 
-
+# %% ../../nbs/data/05_scene_parts.ipynb #c55d7460
 def _person(c, rng, x, z, rides=None):
     'A person on foot, or on what `rides` names: "bicycle" or "motorcycle".'
     name, y, s, step = "rider", 0.22, 0.9, 0.13

@@ -26,7 +26,7 @@ from sginet.data.scene_parts import (
 )
 from ..images import CLASSES
 
-# %% ../../nbs/data/06_scenes.ipynb #f8968ca5
+# %% ../../nbs/data/06_scenes.ipynb #d5b5d6ac
 def _noise(rng, h, w):
     "Smooth random numbers about 0, `H×W`: sums of ever finer and fainter grids."
     grids = [rng.standard_normal((3 << i, 3 << i), dtype=np.float32) for i in range(5)]
@@ -34,7 +34,7 @@ def _noise(rng, h, w):
     smooth = (np.asarray(Image.fromarray(g).resize((w, h), bicubic)) for g in grids)
     return sum(g * 0.55**i for i, g in enumerate(smooth))
 
-
+# %% ../../nbs/data/06_scenes.ipynb #53c6d44e
 def _sky(c, rng):
     "Paint the sky, with few clouds or many."
     size = c.layers[0].size
@@ -47,7 +47,7 @@ def _sky(c, rng):
     picture = Image.fromarray(sky.clip(0, 255).astype(np.uint8))
     c.layers[0].paste(picture.resize(size, Image.Resampling.BICUBIC))
 
-# %% ../../nbs/data/06_scenes.ipynb #a561b01d
+# %% ../../nbs/data/06_scenes.ipynb #1489b353
 def _strip(c, colour, name, left, right, z=0.0, end=FAR, y=0.0):
     "Draw a strip of ground along the street, from `z` or just below the picture to `end`."
     nearest = 0.9 * 1.4 * c.f / (c.layers[0].height - c.cy)
@@ -55,7 +55,7 @@ def _strip(c, colour, name, left, right, z=0.0, end=FAR, y=0.0):
     low, high = (width, y, max(z, nearest)), (width, y, end)
     c.sheet(colour, name, (left + right) / 2, low, high)
 
-
+# %% ../../nbs/data/06_scenes.ipynb #0645e214
 def _markings(c, rng, grey, white):
     "Patches, the dashed line, and the rails of a tram."
     for x, z in rng.uniform((1 - c.half, 5), (c.half - 1, 30), (4, 2)):
@@ -69,7 +69,7 @@ def _markings(c, rng, grey, white):
             at = s * c.lane / 2 + x
             _strip(c, (70, 70, 74), "road", at - 0.035, at + 0.035)
 
-
+# %% ../../nbs/data/06_scenes.ipynb #226542d1
 def _distant_trees(c, rng):
     "The trees at the end of the street."
     waves = 1.5 * np.sin(np.arange(120) * rng.uniform(0.2, 0.4))
@@ -100,7 +100,7 @@ def _ground(c, rng):
         for x in np.arange(0.4 - c.half, c.half - 0.5, 1):
             _strip(c, white, "road", x, x + 0.5, zebra, zebra + 3)
 
-# %% ../../nbs/data/06_scenes.ipynb #aa0fad69
+# %% ../../nbs/data/06_scenes.ipynb #759b718e
 def _along_houses(c, rng, s):
     "Houses, parks and gaps of one side: (3, distance, function, arguments) each."
     house, park = (0.2, 0.95) if c.green[max(s, 0)] else (0.8, 0.85)
@@ -116,7 +116,7 @@ def _along_houses(c, rng, s):
         yield 3, z, part, (s, z, length)
         z += length
 
-
+# %% ../../nbs/data/06_scenes.ipynb #c27c8698
 def _on_pavement(c, rng, s):
     "Trees, poles and people of one side."
     for z in np.arange(rng.uniform(9, 30), 90, rng.uniform(7, 16)):
@@ -127,7 +127,7 @@ def _on_pavement(c, rng, s):
     for z in rng.uniform(8, 45, rng.integers(1, 8)):
         yield 2, z, _person, (s * rng.uniform(c.half + 0.8, c.path - 0.4), z)
 
-# %% ../../nbs/data/06_scenes.ipynb #5df24de0
+# %% ../../nbs/data/06_scenes.ipynb #757f0823
 def _on_road(c, rng, s):
     "Parked cars, traffic and riders of one side."
     for z in np.arange(rng.uniform(7, 15), 90, 5.6):
@@ -147,7 +147,7 @@ def _on_road(c, rng, s):
         rides = ("bicycle", "bicycle", "motorcycle")[rng.integers(3)]
         yield 0, z, _person, (s * 0.85 * c.lane, z, rides)
 
-
+# %% ../../nbs/data/06_scenes.ipynb #5981ad79
 def _things(c, rng):
     """What to draw above the ground, in order: (zone from the houses 3 to our lane 0,
     distance, function, arguments)."""
@@ -171,7 +171,7 @@ def _positions(c):
     z = np.clip(z, near, far)  # the ray of an edge pixel may miss its face
     return np.array(c.classes)[numbers], rx * z + c.eye[0], ry * z + c.eye[1], z
 
-# %% ../../nbs/data/06_scenes.ipynb #1e3ece19
+# %% ../../nbs/data/06_scenes.ipynb #0265aa68
 # how much the cells of 5, 15 and 45 cm differ, by class
 _GRAIN = np.zeros((len(CLASSES), 3), np.float32)
 _GRAIN[CLASSES.index("road")] = 0.045, 0.025, 0.01
@@ -191,7 +191,7 @@ def _cells(x, y, z, size):
     n = (n ^ (n >> 13)) * np.int32(1274126177)
     return ((n ^ (n >> 16)) & 0xFFFF) * np.float32(2 / 65535) - 1
 
-
+# %% ../../nbs/data/06_scenes.ipynb #a1f9c9bb
 def _grain(classes, x, y, z, f):
     """How much lighter or darker the grain of each pixel's surface makes it; `f` is the
     focal length in pixels."""
@@ -202,7 +202,7 @@ def _grain(classes, x, y, z, f):
         for i, size in enumerate((0.05, 0.15, 0.45))
     )
 
-# %% ../../nbs/data/06_scenes.ipynb #819ec036
+# %% ../../nbs/data/06_scenes.ipynb #a3ae8f8f
 def _surface(c, rng, classes, x, y, z):
     "Factor on the colours by stains and grain, `H×W`; 1 for the sky."
     waves = zip((0.5, 1.5, 4), *rng.uniform(-1.5, 1.5, (3, 3)), rng.uniform(0, 6, 3))
@@ -214,7 +214,7 @@ def _surface(c, rng, classes, x, y, z):
     solid = classes != CLASSES.index("sky")
     return 1 + solid * (0.025 * stains + grain)
 
-
+# %% ../../nbs/data/06_scenes.ipynb #545bd0c4
 def _shadow(c, rng, classes, x, y, z):
     "How much of the sun the houses cover at each pixel, 0..1, `H×W`."
     from_wall = np.abs(x - c.sun * c.wall)

@@ -24,18 +24,18 @@ from .scenes import draw_scene
 from .weather import Weather, _rain_settings
 from ..images import IGNORE
 
-# %% ../../nbs/data/10_sources.ipynb #d0cd2fd6
+# %% ../../nbs/data/10_sources.ipynb #81bae8af
 def _cut(x, window):
     "The window of the last two dimensions of a tensor."
     top, left, h, w = window
     return x[..., top : top + h, left : left + w]
 
-
+# %% ../../nbs/data/10_sources.ipynb #b7af5002
 def _as_tensor(pixels):
     "uint8 `H×W×3` as float `3×H×W` in 0..1."
     return torch.tensor(pixels).permute(2, 0, 1).contiguous().float() / 255
 
-
+# %% ../../nbs/data/10_sources.ipynb #7f4ff300
 class _Photos:
     "Clean photographs of a data set, with labels where it has them."
 
@@ -81,7 +81,7 @@ class _Scenes:
             self._drawn[i] = scene.image[0], scene.classes[0]
         return self._drawn[i]
 
-# %% ../../nbs/data/10_sources.ipynb #57e09707
+# %% ../../nbs/data/10_sources.ipynb #aefaa13b
 def _pair(size):
     "A crop's height and width."
     return (size, size) if isinstance(size, int) else size
@@ -94,7 +94,7 @@ def _window(h, w, size, rng):
     top, left = rng.integers(h - rows + 1), rng.integers(w - columns + 1)
     return int(top), int(left), rows, columns
 
-
+# %% ../../nbs/data/10_sources.ipynb #483495e7
 class StoredPairs:
     """A source of (rain, clean) or (rain, clean, labels) from files: pictures `3×H×W`
     in 0..1, labels `H×W` train ids."""
@@ -191,7 +191,7 @@ def sample(
         parts.append(_cut(labels, window))
     return tuple(parts)
 
-# %% ../../nbs/data/10_sources.ipynb #9be1f9b4
+# %% ../../nbs/data/10_sources.ipynb #b965a62e
 def drawn_scenes(
     n: int = 64,
     height: int = 256,
@@ -202,7 +202,7 @@ def drawn_scenes(
     "A source of drawn streets, rained on."
     return RainyPhotos(_Scenes(n, height, width, first), **kwargs)
 
-
+# %% ../../nbs/data/10_sources.ipynb #e51bd898
 def photographs(
     samples: Samples,  # as `find_samples` gives them
     pixels: PixelCache | None = None,
@@ -211,7 +211,7 @@ def photographs(
     "A source of the clean pictures of a data set, rained on, with labels where it has them."
     return RainyPhotos(_Photos(samples, pixels), **kwargs)
 
-
+# %% ../../nbs/data/10_sources.ipynb #ef67c4e2
 def labelled_photos(
     folder: str | os.PathLike,  # images/ and labels/ or labelTrainIds/
     **kwargs: Any,  # options of `RainyPhotos`
@@ -223,7 +223,7 @@ def labelled_photos(
         Samples([(p,) for p in pictures], list(labels), table, []), **kwargs
     )
 
-# %% ../../nbs/data/10_sources.ipynb #92d7f6a4
+# %% ../../nbs/data/10_sources.ipynb #3c2396b5
 def _resized(clean, labels, scale):
     "A picture `3×H×W` and its class map (or None) at another scale, at least 32 pixels."
     if abs(scale - 1) < 0.02:
@@ -235,7 +235,7 @@ def _resized(clean, labels, scale):
         labels = F.interpolate(floats, size, mode="nearest-exact")[0, 0].long()
     return clean.clamp(0, 1), labels
 
-
+# %% ../../nbs/data/10_sources.ipynb #8983e148
 class AugmentedPhotos(RainyPhotos):
     "A source of samples with rain of many makes, at random scales."
 

@@ -24,7 +24,7 @@ from .depth import street_depth
 from .drops import _CITYSCAPES, Camera, transmission
 from .rain import _airlight, _compose, _mean_and_sky, render
 
-# %% ../../nbs/data/04_weather.ipynb #6e5779e5
+# %% ../../nbs/data/04_weather.ipynb #8e9f3b44
 def random_weather(
     rng: np.random.Generator,
 ) -> dict[str, float]:
@@ -43,7 +43,7 @@ def random_weather(
         "ego": rng.uniform(0, 15) * (rng.random() < 0.5),
     }
 
-
+# %% ../../nbs/data/04_weather.ipynb #2a03d178
 def random_exposure(
     clean: torch.Tensor,  # 3×H×W, 0..1
     rng: np.random.Generator,
@@ -90,7 +90,7 @@ def veil(
     air = _airlight(*_mean_and_sky(clean), h, top, rows, camera)
     return through * clean[cut] + (1 - through) * air
 
-# %% ../../nbs/data/04_weather.ipynb #98762e9b
+# %% ../../nbs/data/04_weather.ipynb #eb063425
 def _line_kernel(length, width, angle):
     """A soft line of `length`×`width` pixels at `angle` radians from the vertical,
     summing to 1, `1×1×K×K`."""
@@ -103,7 +103,7 @@ def _line_kernel(length, width, angle):
     line = (length / 2 + 0.5 - along).clamp(0, 1) * profile
     return (line / line.sum())[None, None]
 
-
+# %% ../../nbs/data/04_weather.ipynb #96197291
 def _streak_shape(rng):
     """Share of the pixels that start a streak, and its length and width in pixels of a
     picture of 256."""
@@ -115,7 +115,7 @@ def _streak_shape(rng):
     # wide and soft, near the lens
     return 10 ** rng.uniform(-4.3, -3.5), rng.uniform(20, 60), rng.uniform(4, 12)
 
-# %% ../../nbs/data/04_weather.ipynb #86690d91
+# %% ../../nbs/data/04_weather.ipynb #6d370276
 def noise_streaks(
     h: int,  # px
     w: int,  # px
@@ -133,7 +133,7 @@ def noise_streaks(
     streaks = F.conv2d(torch.from_numpy(dots.astype(np.float32))[None, None], kernel)[0]
     return (streaks * (rng.uniform(0.15, 0.8) / kernel.max().item())).clamp(0, 1)
 
-
+# %% ../../nbs/data/04_weather.ipynb #fb112147
 def add_streaks(
     behind: torch.Tensor,  # 3×h×w, 0..1
     streaks: torch.Tensor,  # 1×h×w, 0..1
@@ -149,7 +149,7 @@ def add_streaks(
         return (1 - (1 - behind) * (1 - streaks * light)).clamp(0, 1)
     return ((1 - streaks) * behind + streaks * light).clamp(0, 1)
 
-# %% ../../nbs/data/04_weather.ipynb #75419e8a
+# %% ../../nbs/data/04_weather.ipynb #360a6b9c
 def _jpeg(x, quality):
     "A picture `3×H×W` after JPEG of that quality."
     pixels = x.mul(255).round().byte().permute(1, 2, 0).numpy()
@@ -158,7 +158,7 @@ def _jpeg(x, quality):
     decoded = np.array(Image.open(file))
     return torch.from_numpy(decoded).permute(2, 0, 1).float() / 255
 
-
+# %% ../../nbs/data/04_weather.ipynb #cc487ff0
 def _resampled(both, factor):
     "Pictures made smaller by a factor and enlarged again."
     size = both.shape[-2:]
@@ -166,13 +166,13 @@ def _resampled(both, factor):
     both = F.interpolate(both, small, mode="bilinear", antialias=True)
     return F.interpolate(both, size, mode="bilinear")
 
-
+# %% ../../nbs/data/04_weather.ipynb #05b38249
 def _sharpened(both, amount):
     "Pictures plus `amount` of their difference to a 3×3 mean."
     blurred = F.avg_pool2d(F.pad(both, [1] * 4, mode="reflect"), 3, 1)
     return (both + amount * (both - blurred)).clamp(0, 1)
 
-
+# %% ../../nbs/data/04_weather.ipynb #ef4278ad
 def random_processing(
     rain: torch.Tensor,  # 3×h×w, 0..1, h and w at least 2
     clean: torch.Tensor,  # 3×h×w, 0..1
@@ -232,7 +232,13 @@ class Weather:
 
 _MAKES = ("dry", "preset", "renderer", "linear", "veil", "noise")
 
-# %% ../../nbs/data/04_weather.ipynb #2b16f528
+# %% ../../nbs/data/04_weather.ipynb #4ba27416
+def _cut(clean, window):
+    "The window of a picture."
+    top, left, rows, columns = window
+    return clean[:, top : top + rows, left : left + columns]
+
+# %% ../../nbs/data/04_weather.ipynb #852f8929
 def _renderer_rain(clean, window, rng, seed):
     "The renderer's streaks over a veil of another rate."
     settings = random_camera(rng)
@@ -243,14 +249,14 @@ def _renderer_rain(clean, window, rng, seed):
     behind = veil(clean, fog, window, camera) if fog else _cut(clean, window)
     return _compose(behind, layers.alpha[0], layers.streaks[0], settings["composite"])
 
-
+# %% ../../nbs/data/04_weather.ipynb #f7930e39
 def _linear_rain(clean, window, rng, seed):
     "The renderer with the linear composite."
     settings = random_camera(rng) | {"composite": "linear", "preset": "cityscapes_syn"}
     rate = float(rng.uniform(50, 200))
     return render(clean[None], rate, seed, window=window, **settings).rainy[0]
 
-
+# %% ../../nbs/data/04_weather.ipynb #114d86a1
 def _noise_rain(clean, window, rng):
     "Streaks of noise, of one or two kinds, over the picture or over a veil."
     rows, columns = window[2:]
@@ -262,13 +268,7 @@ def _noise_rain(clean, window, rng):
         rainy = add_streaks(rainy, noise_streaks(rows, columns, rng), rng)
     return rainy
 
-
-def _cut(clean, window):
-    "The window of a picture."
-    top, left, rows, columns = window
-    return clean[:, top : top + rows, left : left + columns]
-
-# %% ../../nbs/data/04_weather.ipynb #a924bf1c
+# %% ../../nbs/data/04_weather.ipynb #0bc51efc
 @patch
 def rain(
     self: Weather,
@@ -292,7 +292,7 @@ def rain(
         return veil(clean, float(rng.uniform(30, 400)), window), make
     return _noise_rain(clean, window, rng), make
 
-
+# %% ../../nbs/data/04_weather.ipynb #6caede96
 @patch
 def __call__(
     self: Weather,
@@ -308,7 +308,7 @@ def __call__(
         rainy, dry = random_processing(rainy, dry, rng)
     return rainy, dry, make
 
-# %% ../../nbs/data/04_weather.ipynb #27ac05b7
+# %% ../../nbs/data/04_weather.ipynb #9d914c24
 def _rain_settings(rng, rates, weather):
     "Settings of `render` for a new rain: a seed, and a rate of `rates` or what `weather` says."
     seed = int(rng.integers(2**31))
@@ -316,7 +316,7 @@ def _rain_settings(rng, rates, weather):
         return {"seed": seed, **weather(rng)}
     return {"seed": seed, "rate": float(rng.choice(rates))}
 
-
+# %% ../../nbs/data/04_weather.ipynb #4b822852
 class RainTransform(ItemTransform):
     """Rain on a batch, where the batch is: (clean, ...) becomes (rain, clean, ...),
     each picture with a rain of its own, from torch's random numbers."""
