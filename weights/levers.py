@@ -18,7 +18,7 @@ import torch
 from train_tiny import derain_learner, fit
 
 from sginet.evaluate.tables import read_csv, write_csv
-from sginet.train.learner import StopAfter
+from sginet.train.callbacks import StopAfter
 
 # what a variant changes: weights of the losses, or `widths` of FRM and SIM
 CHANGES = {
