@@ -39,7 +39,7 @@ class Attribution(NamedTuple):
             return None
         return abs(self.delta) / max(abs(self.total), 1e-12)
 
-
+# %% ../../nbs/interpret/04_attribution.ipynb #2c94d73a
 class AttributionMethod(HasTraits):
     """The base class of the methods.
 
@@ -149,7 +149,7 @@ class IntegratedGradients(AttributionMethod):
 # %% ../../nbs/interpret/04_attribution.ipynb #0594bfd1
 _CAM_LAYERS = [f"sim.{p}.{i}" for p in ("encoder", "sie", "decoder") for i in range(5)]
 
-
+# %% ../../nbs/interpret/04_attribution.ipynb #2f562e09
 class GradCAM(AttributionMethod):
     """Layer Grad-CAM at one of SIM's levels, scaled up to the picture.
 
@@ -299,7 +299,7 @@ def shapley_calls(inputs: SIMInputs) -> int:
     """Return how many pictures SIM will compute for `shapley_shares`."""
     return 4 + 4 * len(_largest_classes(inputs))
 
-
+# %% ../../nbs/interpret/04_attribution.ipynb #799ef7f8
 @torch.no_grad()
 def shapley_shares(
     target: Target,

@@ -46,7 +46,7 @@ _STYLE = dict(
     style={"description_width": "9.2em"}, layout={"width": "auto", "max_width": "27em"}
 )
 
-
+# %% ../../nbs/interpret/14_attribution_explorer.ipynb #6ed1d20c
 class AttributionExplorer(Explorer):
     """Which part of the input does a number depend on? Two methods side by side."""
 
@@ -115,7 +115,7 @@ def _make_controls(self: AttributionExplorer):
     self.question = ipywidgets.HBox([question, self.discard, self.keep])
     self.question.layout.display = "none"
 
-
+# %% ../../nbs/interpret/14_attribution_explorer.ipynb #156bd618
 @patch
 def _arranged(self: AttributionExplorer):
     self.index = make_control(self.settings, "index")
@@ -162,7 +162,7 @@ def _link(self: AttributionExplorer):
     for control in (self.shown, self.opacity):
         control.observe(lambda change: self.draw(), "value")
 
-
+# %% ../../nbs/interpret/14_attribution_explorer.ipynb #d438017e
 @patch
 def _choose(self: AttributionExplorer, i):
     """Take the chosen method, with its own settings as controls."""
@@ -201,13 +201,13 @@ def _decide(self: AttributionExplorer, discard):
         self.running = False
         self.ask()
 
-
+# %% ../../nbs/interpret/14_attribution_explorer.ipynb #dc8cab7c
 @patch
 def work_scene(self: AttributionExplorer) -> SceneSettings:
     """Return the settings of the picture at the width that attributions are computed at."""
     return self.scene.snapshot(width=self.settings.width)
 
-
+# %% ../../nbs/interpret/14_attribution_explorer.ipynb #e0958ddc
 @patch
 def compute(
     self: AttributionExplorer, tick: Callable, scene: SceneSettings
@@ -229,7 +229,7 @@ def compute(
 
     return show
 
-
+# %% ../../nbs/interpret/14_attribution_explorer.ipynb #1b7cbc89
 @patch
 def _needs_preview(self: AttributionExplorer):
     return False
@@ -272,7 +272,7 @@ def explain(self: AttributionExplorer) -> None:
     # `_ended` is called also where the run is replaced or cancelled before it starts
     self.ask(compute, self._ended)
 
-
+# %% ../../nbs/interpret/14_attribution_explorer.ipynb #9a3634f5
 @patch
 def _ended(self: AttributionExplorer):
     self.running = False
@@ -311,7 +311,7 @@ def draw(self: AttributionExplorer, *which: int) -> None:
     void = any(not n.converged for n in notes)
     self.more.layout.display = "" if void else "none"
 
-
+# %% ../../nbs/interpret/14_attribution_explorer.ipynb #bbb33c26
 @patch
 def _more_steps(self: AttributionExplorer):
     """Ask again with twice as many steps."""
@@ -320,7 +320,7 @@ def _more_steps(self: AttributionExplorer):
             method.steps = min(2 * method.steps, method.traits()["steps"].max)
     self.explain()
 
-
+# %% ../../nbs/interpret/14_attribution_explorer.ipynb #3e53d57a
 @patch
 def _python(self: AttributionExplorer, scene, settings):
     method = self.methods[0]

@@ -25,8 +25,8 @@ from sginet.interpret.layers import (
     layer_thumbnails,
     show_layer,
 )
-from .queries import GuidanceSettings, python_code, show_guidance
-from .session import SceneSettings, Session
+from .queries import GuidanceSettings, show_guidance
+from .session import SceneSettings, Session, python_code
 from sginet.interpret.widgets import (
     Choices,
     PicturePair,
@@ -95,7 +95,7 @@ def _controls(self: GuidanceExplorer):
         *(make_control(self.settings, name) for name in shown),
     ]
 
-
+# %% ../../nbs/interpret/13_guidance.ipynb #6a09ffb4
 @patch
 def _link(self: GuidanceExplorer):
     """Connect the settings with the pictures and the thumbnails."""
@@ -142,7 +142,7 @@ def compute(self: GuidanceExplorer, tick: Callable, scene: SceneSettings) -> Cal
     self.say(f"{answer.note} Computing the layer …")
     return self._look_inside(tick, scene, layer)
 
-
+# %% ../../nbs/interpret/13_guidance.ipynb #d8829f99
 @patch
 def _look_inside(self: GuidanceExplorer, tick, scene, layer):
     """Compute the layer's map, its channels and all thumbnails."""

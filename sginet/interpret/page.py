@@ -12,8 +12,9 @@ import ipywidgets
 from fastcore.basics import patch
 
 from .attribution_explorer import AttributionExplorer
-from .explorers import DerainExplorer, RainExplorer, default_session
+from .explorers import default_session
 from .guidance_explorer import GuidanceExplorer
+from .rain_explorers import DerainExplorer, RainExplorer
 from .runs import RECORDED_RUN
 from .session import SceneSettings, Session
 from .training_monitor import TrainingMonitor
@@ -51,7 +52,7 @@ def _link_zoom(self: ExplorerPage):
     for picture in others:
         ipywidgets.jslink((first, "view"), (picture, "view"))
 
-
+# %% ../../nbs/interpret/16_page.ipynb #2885b2f5
 @patch
 def _watch(self: ExplorerPage):
     """Follow the tabs, the settings and the address."""
@@ -91,7 +92,7 @@ def _settings(self: ExplorerPage):
         "attribution.": attribution.settings,
     }
 
-
+# %% ../../nbs/interpret/16_page.ipynb #bb96783f
 @patch
 def _write_address(self: ExplorerPage):
     state = {}
@@ -106,7 +107,7 @@ def _write_address(self: ExplorerPage):
         state["split"] = f"{picture.split:.3g}"
     self.address.state = state
 
-
+# %% ../../nbs/interpret/16_page.ipynb #e2e5ef08
 @patch
 def _read_address(self: ExplorerPage, wanted: dict):
     """Set what an address asks for; say what does not fit."""
@@ -126,7 +127,7 @@ def _read_address(self: ExplorerPage, wanted: dict):
         words = f"The address asks for what does not fit: {', '.join(wrong)}."
         self.explorers[self.tabs.selected_index].say(words, fault=True)
 
-
+# %% ../../nbs/interpret/16_page.ipynb #3beee8d1
 @patch
 def _read_view(self: ExplorerPage, wanted):
     """Set zoom and dividing line; return the names whose text does not fit."""

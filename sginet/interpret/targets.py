@@ -38,7 +38,7 @@ class Target:
         with model_lock(self.model):
             return self.read(rain, self.model.sim(rain, coarse, guidance))
 
-
+# %% ../../nbs/interpret/03_targets.ipynb #61aa90c0
 def _region(x, box):
     """The part of `x` inside (top, left, height, width); `ValueError` where it is empty."""
     top, left, height, width = box
@@ -67,7 +67,7 @@ def removal(model: nn.Module, box: Box) -> Target:
 
     return Target(model, read)
 
-
+# %% ../../nbs/interpret/03_targets.ipynb #2cf459c0
 def class_score(model: nn.Module, inputs: SIMInputs, index: int, box: Box) -> Target:
     """Target: SEM's score of class `index` on the refined picture, before squashing.
 

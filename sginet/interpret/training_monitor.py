@@ -77,7 +77,7 @@ def _follow(self: TrainingMonitor):
             )
             self._thread.start()
 
-
+# %% ../../nbs/interpret/15_training_monitor.ipynb #a90b21c5
 @patch
 def _poll(self: TrainingMonitor):
     before = run_stamp(self.settings.folder)
@@ -128,7 +128,7 @@ def compute(self: TrainingMonitor, tick: Callable, scene: SceneSettings) -> Call
 
     return show
 
-
+# %% ../../nbs/interpret/15_training_monitor.ipynb #48e7b5c6
 @patch
 def figure(self: TrainingMonitor) -> Figure | None:
     """Draw the curves; None where there are none."""

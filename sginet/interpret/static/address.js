@@ -1,4 +1,4 @@
-/** The state of the page in its address, so that a link opens the same picture and view. */
+/** The state of the page in its address, so that a link opens the same view. */
 
 function render({ model, el }) {
   el.hidden = true;
@@ -6,7 +6,11 @@ function render({ model, el }) {
 
   function write() {
     const hash = new URLSearchParams(model.get("state")).toString();
-    history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+    history.replaceState(
+      null,
+      "",
+      hash ? `#${hash}` : location.pathname + location.search,
+    );
   }
 
   function ask() {

@@ -1,4 +1,4 @@
-/** One choice of several, by thumbnails; a radio group for keyboard and screen reader. */
+/** One choice of several, by thumbnails; a radio group for a screen reader. */
 
 function render({ model, el }) {
   el.innerHTML = `<div class="sg-choices" role="radiogroup"></div>`;

@@ -9,7 +9,8 @@ const LAYOUT = `
         <canvas class="sg-paint"></canvas>
         <div class="sg-box"></div>
       </div>
-      <div class="sg-line" role="slider" tabindex="0" aria-valuemin="0" aria-valuemax="100">
+      <div class="sg-line" role="slider" tabindex="0"
+        aria-valuemin="0" aria-valuemax="100">
         <span class="sg-handle" aria-hidden="true"></span>
       </div>
       <span class="sg-name sg-name-left"></span>
@@ -39,7 +40,10 @@ const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 /** A number in plain digits, three of them significant. */
 export function plain(x) {
   const digits = x === 0 ? 0 : 2 - Math.floor(Math.log10(Math.abs(x)));
-  return x.toFixed(clamp(digits, 0, 6)).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
+  return x
+    .toFixed(clamp(digits, 0, 6))
+    .replace(/(\.\d*?)0+$/, "$1")
+    .replace(/\.$/, "");
 }
 
 /** Escape a text for HTML. */
@@ -75,7 +79,7 @@ class Side {
     if (old) setTimeout(() => URL.revokeObjectURL(old), 1000);
   }
 
-  /** The colour of a pixel, from a copy of the image that is made when first asked for. */
+  /** The colour of a pixel, from a copy of the image made when first asked for. */
   colour(x, y) {
     if (!this.pixels) {
       const canvas = document.createElement("canvas");
@@ -91,8 +95,16 @@ class Side {
   read(u, v) {
     const { kind, size, step, classes, unit } = this.scale;
     if (!size || kind === "picture") {
-      const x = clamp(Math.floor(u * this.img.naturalWidth), 0, this.img.naturalWidth - 1);
-      const y = clamp(Math.floor(v * this.img.naturalHeight), 0, this.img.naturalHeight - 1);
+      const x = clamp(
+        Math.floor(u * this.img.naturalWidth),
+        0,
+        this.img.naturalWidth - 1,
+      );
+      const y = clamp(
+        Math.floor(v * this.img.naturalHeight),
+        0,
+        this.img.naturalHeight - 1,
+      );
       return `RGB ${this.colour(x, y).join(" ")}`;
     }
     const view = this.model.get(`${this.name}_values`);
@@ -110,14 +122,16 @@ class Side {
     if (kind === "classes") {
       const chips = legend.map(([label, colour, share]) => {
         const swatch = colour ? `<i style="background:${colour}"></i>` : "";
-        return `<span>${swatch}${text(label)} ${(100 * share).toFixed(share < 0.01 ? 1 : 0)} %</span>`;
+        const percent = (100 * share).toFixed(share < 0.01 ? 1 : 0);
+        return `<span>${swatch}${text(label)} ${percent} %</span>`;
       });
       return `<div class="sg-legend"><b>${text(name)}</b> ${chips.join("")}</div>`;
     }
     const middle = kind === "signed" ? "<span>0</span>" : "";
     return `<div class="sg-bar"><b>${text(name)}</b>
       <div><i style="background:linear-gradient(to right, ${stops.join(", ")})"></i>
-      <p><span>${plain(bottom)}</span>${middle}<span>${plain(top)} ${text(unit)}</span></p>
+      <p><span>${plain(bottom)}</span>${middle}
+        <span>${plain(top)} ${text(unit)}</span></p>
       </div></div>`;
   }
 }
@@ -185,8 +199,8 @@ function render({ model, el }) {
   // ---- zoom and the dividing line ------------------------------------------
   function place() {
     const [zoom, cx, cy] = model.get("view");
-    $(".sg-zoomed").style.transform =
-      `translate(${100 * (0.5 - cx * zoom)}%, ${100 * (0.5 - cy * zoom)}%) scale(${zoom})`;
+    const [dx, dy] = [100 * (0.5 - cx * zoom), 100 * (0.5 - cy * zoom)];
+    $(".sg-zoomed").style.transform = `translate(${dx}%, ${dy}%) scale(${zoom})`;
     $(".sg-zoomed").classList.toggle("sg-pixels", zoom >= 3);
     const split = model.get("split");
     const u = clamp((split - 0.5) / zoom + cx, 0, 1);
@@ -255,7 +269,8 @@ function render({ model, el }) {
     pen.lineCap = pen.lineJoin = "round";
     pen.beginPath();
     points.forEach(([u, v]) => pen.lineTo(u * paint.width, v * paint.height));
-    if (points.length === 1) pen.lineTo(points[0][0] * paint.width + 0.1, points[0][1] * paint.height);
+    if (points.length === 1)
+      pen.lineTo(points[0][0] * paint.width + 0.1, points[0][1] * paint.height);
     pen.stroke();
   }
 
@@ -273,7 +288,8 @@ function render({ model, el }) {
   function begin(event) {
     const where = at(event);
     const pick = model.get("pick");
-    if (event.target.closest(".sg-line")) return { kind: "line", split: model.get("split") };
+    if (event.target.closest(".sg-line"))
+      return { kind: "line", split: model.get("split") };
     if (pick === "box") return { kind: "box", where, box: model.get("box") };
     if (pick === "brush") return { kind: "brush", points: [[where.u, where.v]] };
     if (model.get("view")[0] > 1) return { kind: "pan", where };
@@ -284,7 +300,10 @@ function render({ model, el }) {
     pointers.set(event.pointerId, event);
     if (pointers.size === 2) {
       const [a, b] = [...pointers.values()];
-      drag = { kind: "pinch", span: Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY) };
+      drag = {
+        kind: "pinch",
+        span: Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY),
+      };
       return;
     }
     drag = begin(event);
@@ -304,7 +323,10 @@ function render({ model, el }) {
     if (drag.kind === "pinch" && pointers.size === 2) {
       const [a, b] = [...pointers.values()];
       const span = Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY);
-      const middle = at({ clientX: (a.clientX + b.clientX) / 2, clientY: (a.clientY + b.clientY) / 2 });
+      const middle = at({
+        clientX: (a.clientX + b.clientX) / 2,
+        clientY: (a.clientY + b.clientY) / 2,
+      });
       zoomAt(span / drag.span, middle.s, middle.t);
       drag.span = span;
     } else if (drag.kind === "line") {
@@ -352,7 +374,8 @@ function render({ model, el }) {
   );
 
   function readout({ u, v }) {
-    if (!right.there || !right.img.naturalWidth || u < 0 || v < 0 || u >= 1 || v >= 1) return;
+    if (!right.there || !right.img.naturalWidth || u < 0 || v < 0 || u >= 1 || v >= 1)
+      return;
     const x = Math.floor(u * right.img.naturalWidth);
     const y = Math.floor(v * right.img.naturalHeight);
     const [a, b] = model.get("names");
@@ -363,7 +386,9 @@ function render({ model, el }) {
 
   // ---- keys and buttons ----------------------------------------------------
   line.addEventListener("keydown", (event) => {
-    const by = { ArrowLeft: -STEP, ArrowRight: STEP, ArrowDown: -STEP, ArrowUp: STEP }[event.key];
+    const by = { ArrowLeft: -STEP, ArrowRight: STEP, ArrowDown: -STEP, ArrowUp: STEP }[
+      event.key
+    ];
     const to = { Home: 0, End: 1 }[event.key];
     if (by === undefined && to === undefined) return;
     setSplit(to ?? model.get("split") + by);
@@ -382,7 +407,8 @@ function render({ model, el }) {
       if (event.shiftKey) setBox(t, l, h + arrow[0], w + arrow[1]);
       else setBox(t + arrow[0], l + arrow[1], h, w);
       model.save_changes();
-    } else if (arrow && zoom > 1) setView(zoom, cx + (5 * arrow[1]) / zoom, cy + (5 * arrow[0]) / zoom);
+    } else if (arrow && zoom > 1)
+      setView(zoom, cx + (5 * arrow[1]) / zoom, cy + (5 * arrow[0]) / zoom);
     else return;
     event.preventDefault();
     event.stopPropagation();

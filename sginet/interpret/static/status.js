@@ -1,4 +1,4 @@
-/** The one live region of an explorer: what it does, what failed, whether the kernel is there. */
+/** The one live region of an explorer: what it does, what failed, a lost kernel. */
 
 const PING = 3000; // ms between two questions to the kernel
 const LOST = 15000; // ms without an answer after which it counts as gone
@@ -7,7 +7,7 @@ const LAYOUT = `
     <span role="status" aria-live="polite"></span></div>
   <div class="sg-lost" role="alert" hidden></div>`;
 
-/** Name the sliders for a screen reader: ipywidgets leaves their handles without a label. */
+/** Name the sliders for a screen reader: ipywidgets gives their handles no label. */
 function nameSliders(root) {
   for (const row of root.querySelectorAll(".widget-inline-hbox")) {
     const label = row.querySelector("label")?.textContent.trim();
@@ -26,7 +26,9 @@ function render({ model, el }) {
 
   function show() {
     const fault = model.get("fault");
-    words.textContent = fault ? `Not possible: ${model.get("text")}` : model.get("text");
+    words.textContent = fault
+      ? `Not possible: ${model.get("text")}`
+      : model.get("text");
     el.classList.toggle("sg-fault", fault);
     el.classList.toggle("sg-working", model.get("busy"));
   }
@@ -39,7 +41,7 @@ function render({ model, el }) {
     const page = document.body.dataset.voila !== undefined;
     lost.innerHTML = page
       ? "Connection lost. <button>Reload the page</button>"
-      : "The kernel does not answer. If it is busy, wait; if it was restarted, run the cell again.";
+      : "The kernel does not answer. If it is busy, wait; else run the cell again.";
     lost.querySelector("button")?.addEventListener("click", () => location.reload());
   }
   const timer = setInterval(() => {

@@ -55,7 +55,9 @@ function render({ model, el }) {
   const visible = () => el.isConnected && el.getClientRects().length > 0;
 
   function paste(event) {
-    const file = [...(event.clipboardData?.files ?? [])].find((f) => f.type.startsWith("image/"));
+    const file = [...(event.clipboardData?.files ?? [])].find((f) =>
+      f.type.startsWith("image/"),
+    );
     if (!file || !visible()) return;
     event.preventDefault();
     send(file);
