@@ -20,11 +20,13 @@ demo: $(STAMP)
 lab: export JUPYTERLAB_WORKSPACES_DIR = $(CURDIR)/.venv/workspaces
 lab: $(STAMP)
 	@$(BIN)/jupyter lab workspaces import .ci/lab.jupyterlab-workspace
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/workspaces/sginet
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/workspaces/sginet \
+		--LabApp.news_url=None \
+		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 # the explorers as one page, for this machine's own browser alone
 app: $(STAMP)
-	$(BIN)/voila nbs/app.ipynb --Voila.ip=127.0.0.1 --port=8866
+	$(BIN)/voila nbs/app.ipynb --Voila.config_file_paths=nbs/voila --port=8866
 
 # the page that derains in the visitor's browser, on this machine alone
 try: $(STAMP_DEV)

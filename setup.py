@@ -54,7 +54,7 @@ setup(
     packages=["sginet", *(f"sginet.{room}" for room in ROOMS), "sginet.weights"],
     package_dir={"sginet": "sginet", "sginet.weights": "weights"},
     package_data={
-        "sginet.interpret": ["static/*"],
+        "sginet.interpret": ["static/*.js", "static/*.css", "static/*.csv"],
         "sginet.weights": [
             "README.md",
             *(
@@ -62,7 +62,7 @@ setup(
                 for name in lines("shipped_weights")
                 for file in ("card.json", "config.json", "model.safetensors")
             ),
-        ]
+        ],
     },
     include_package_data=False,  # or everything that MANIFEST.in names goes in as well
 )
