@@ -110,9 +110,7 @@ def write_network(model: SGINet, folder: Path) -> None:
     rain, coarse = torch.zeros(2, 1, 3, 128, 160)  # two, or export takes them for one
     classes = torch.zeros(1, 1, 128, 160, dtype=torch.uint8)
     write_graph(net.frm, {"rain": rain}, "coarse", folder / "frm.onnx")
-    write_graph(
-        Semantics(net.sem), {"coarse": coarse}, "classes", folder / "sem.onnx"
-    )
+    write_graph(Semantics(net.sem), {"coarse": coarse}, "classes", folder / "sem.onnx")
     write_graph(
         Refinement(net.sim),
         {"rain": rain, "coarse": coarse, "classes": classes},
@@ -137,7 +135,9 @@ def write_samples(folder: Path) -> None:
         "avenue": draw_scene(511, 320, 480).image,
     }
     for (name, clean), rate in zip(pictures.items(), (100, 100, 200)):
-        save_image(render(clean, rate, seed=7).rainy, folder / f"{name}.png", overwrite=True)
+        save_image(
+            render(clean, rate, seed=7).rainy, folder / f"{name}.png", overwrite=True
+        )
 
 
 def fetch_runtime(folder: Path) -> None:
