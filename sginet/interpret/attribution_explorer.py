@@ -46,7 +46,7 @@ _STYLE = dict(
     style={"description_width": "9.2em"}, layout={"width": "auto", "max_width": "27em"}
 )
 
-# %% ../../nbs/interpret/14_attribution_explorer.ipynb #6ed1d20c
+# %% ../../nbs/interpret/14_attribution_explorer.ipynb #c2ba3091
 class AttributionExplorer(Explorer):
     """Which part of the input does a number depend on? Two methods side by side."""
 
@@ -71,6 +71,8 @@ class AttributionExplorer(Explorer):
         self.found: list[tuple[SceneSettings, Explanation] | None] = [None, None]
         self.methods = [None, None]
         self.running = False
+        self.pending = False  # whether a change waits for the end of the run
+        self._number = 0  # of runs that were started
         self.ready: SceneSettings | None = None  # whose picture was computed last
         self._make_controls()
         pair = ipywidgets.Box(self.maps)
@@ -189,6 +191,7 @@ def ask(
 ) -> None:
     """Compute the picture, or what is given; a long run is thrown away only when confirmed."""
     if self.running and compute is None and time.perf_counter() - self._since > 5:
+        self.pending = True
         self.question.layout.display = ""
         return
     Explorer.ask(self, compute, done)
@@ -199,6 +202,7 @@ def _decide(self: AttributionExplorer, discard):
     self.question.layout.display = "none"
     if discard:
         self.running = False
+        self.pending = False
         self.ask()
 
 # %% ../../nbs/interpret/14_attribution_explorer.ipynb #dc8cab7c
@@ -250,6 +254,8 @@ def explain(self: AttributionExplorer) -> None:
     self.run.disabled, self.halt.disabled = True, False
     self.progress.value = 0
     self.running, self._since = True, time.perf_counter()
+    self._number += 1
+    number = self._number
     scene, settings = self.work_scene(), self.settings.snapshot()
     methods = list(self.methods)
 
@@ -270,14 +276,19 @@ def explain(self: AttributionExplorer) -> None:
 
     self.code.code = self._python(scene, settings)
     # `_ended` is called also where the run is replaced or cancelled before it starts
-    self.ask(compute, self._ended)
+    self.ask(compute, lambda: self._ended(number))
 
-# %% ../../nbs/interpret/14_attribution_explorer.ipynb #9a3634f5
+# %% ../../nbs/interpret/14_attribution_explorer.ipynb #9c66e462
 @patch
-def _ended(self: AttributionExplorer):
+def _ended(self: AttributionExplorer, number):
+    if number != self._number:  # another run was started meanwhile
+        return
     self.running = False
     self.run.disabled, self.halt.disabled = False, True
     self.question.layout.display = "none"
+    if self.pending:
+        self.pending = False
+        self.ask()
 
 
 @patch

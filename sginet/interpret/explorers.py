@@ -119,6 +119,7 @@ def ask(
     """Compute in the worker, then show; a fault is said, and what was shown stays."""
     if not self.active:
         self.begun = False  # what is shown is no longer the answer
+        done()
         return
     self.begun = True
     self._request += 1

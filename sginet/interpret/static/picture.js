@@ -185,6 +185,9 @@ function render({ model, el }) {
     figure.classList.toggle("sg-stale", stale && !busy);
     figure.style.setProperty("--sg-height", model.get("height"));
     const badge = model.get("badge");
+    frame.dataset.empty = busy
+      ? "the picture is being computed"
+      : model.get("caption") || "nothing to show yet";
     $(".sg-mark").textContent = busy ? "computing …" : stale ? "out of date" : badge;
     $(".sg-mark").classList.toggle("sg-badge", Boolean(badge) && !busy && !stale);
   }
@@ -429,7 +432,7 @@ function render({ model, el }) {
     [words, ["names", "caption", "left_scale", "right_scale"]],
     [place, ["split", "view"]],
     [mark, ["box", "pick"]],
-    [marks, ["busy", "stale", "badge", "height"]],
+    [marks, ["busy", "stale", "badge", "height", "caption"]],
   ];
   for (const [act, traits] of watched) {
     for (const trait of traits) model.on(`change:${trait}`, act);
