@@ -58,9 +58,9 @@ class _Photos:
 
 # %% ../../nbs/data/10_sources.ipynb #7ac266c7
 class _Scenes:
-    "The drawn streets `first`, `first` + 1, ...; each is drawn once a process."
+    "The drawn streets `first`, `first` + 1, ...; the first ones stay in memory."
 
-    labelled = True
+    labelled, kept = True, 256  # at 256×512, 2.6 MB each
 
     def __init__(self, n, height=256, width=512, first=0):
         self.n, self.height, self.width, self.first = n, height, width, first
@@ -76,10 +76,13 @@ class _Scenes:
         return f"drawn scene {self.first + i}"
 
     def read(self, i):
-        if i not in self._drawn:
-            scene = draw_scene(self.first + i, self.height, self.width)
-            self._drawn[i] = scene.image[0], scene.classes[0]
-        return self._drawn[i]
+        if i in self._drawn:
+            return self._drawn[i]
+        scene = draw_scene(self.first + i, self.height, self.width)
+        parts = scene.image[0], scene.classes[0]
+        if len(self._drawn) < self.kept:
+            self._drawn[i] = parts
+        return parts
 
 # %% ../../nbs/data/10_sources.ipynb #aefaa13b
 def _pair(size):
