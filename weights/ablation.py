@@ -139,7 +139,7 @@ def train(folder, variant, seed, s, device):
     net.criterion[0].to(device)
     train_source = sources(s["data"], (100, 200), "train")
     loader = SampleLoader(train_source, s["batch"], s["crop"])
-    dls = DataLoaders(loader, [], device=device)
+    dls = DataLoaders(loader, loader, device=device)  # nothing is validated
     budget = f"{s['steps']}steps"
     training = BudgetedTraining(folder / "checkpoint.pt", budget, seed)
     fit_budget(budget_learner(dls, net, training))
