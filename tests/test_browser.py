@@ -364,7 +364,8 @@ def test_rain_by_every_control(page):
 
 def test_state_in_the_address(page):
     rain = Panel(page, "Rain")
-    rain.settled()
+    rain.status("Answered")
+    rain.choose("work at, px wide", "256")
     rain.press("rain, mm/h", "Home")
     rain.press("rain, mm/h", "ArrowRight", 3)
     rain.choose("show", "light let through")

@@ -39,6 +39,9 @@ function render({ model, el }) {
       }),
     );
     mark();
+    // the chosen one is in view, without scrolling the page
+    const chosen = group.querySelector("[aria-checked=true]");
+    if (chosen) group.scrollTop = chosen.offsetTop - group.offsetTop;
   }
 
   group.addEventListener("keydown", (event) => {
