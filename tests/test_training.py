@@ -255,6 +255,25 @@ def test_a_jobs_rank_leaves_no_work_undone(data, tmp_path, monkeypatch, rank, si
     assert os.environ["RANK"] == rank
 
 
+SPAWNING = """
+import multiprocessing, sys
+from sginet.cli.train import train
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv.pop(1))
+    sys.exit(train())
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_however_processes_start(method, tmp_path):
+    (tmp_path / "main.py").write_text(SPAWNING)
+    launcher = sys.executable, tmp_path / "main.py", method
+    options = ["--scenes", 4, *SMALL, "--epochs", 1, "--workers", 2]
+    finish(start("--out", tmp_path / "run", *options, launcher=launcher))
+    assert len(history(tmp_path / "run")) == 2
+
+
 def test_the_lowest_loss_is_the_best(data, tmp_path):
     run = tmp_path / "run"
     options = ["--data", data, *SMALL, "--epochs", 3, "--best", "valid_loss"]
@@ -271,7 +290,8 @@ def test_weights_that_are_not_finite_are_said(tmp_path, capsys):
     options = [o if o != "4e-3" else "1e30" for o in SMALL]
     assert train("--out", run, "--scenes", 4, "--epochs", 2, *options) == 1
     err = capsys.readouterr().err
-    assert "the weights are not finite any more" in err and "Traceback" not in err
+    assert "are not finite any more; a lower learning rate" in err
+    assert "Traceback" not in err and "Exception occured" not in err
     assert not list((run / "checkpoints").iterdir())
 
 

@@ -43,10 +43,10 @@ from sginet.models.frm import FRM
 from sginet.models.sem import SmallSEM
 from sginet.models.sginet import SGINet
 from sginet.models.sim import SIM
-from sginet.train.learner import DerainLearner, cpu_has_bfloat16, sginet_learner
 from sginet.train.callbacks import LearnerLoss
-from sginet.train.recipes import optimiser
 from sginet.train.checkpoints import Checkpoints
+from sginet.train.learner import DerainLearner, cpu_has_bfloat16, sginet_learner
+from sginet.train.recipes import optimiser
 from sginet.train.sem import SegmentationLoss, sem_learner
 
 SHIPPED = Path(__file__).resolve().parent / "tiny"

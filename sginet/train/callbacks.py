@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LearnerLoss', 'RainForLoss', 'TermMeans', 'TermMean', 'TrainingError', 'SkipBadBatches', 'StopAfter']
 
-# %% ../../nbs/train/00a_callbacks.ipynb #e3cf7f42
+# %% ../../nbs/train/00a_callbacks.ipynb #9dc7be21
 import math
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..losses.sginet_loss import SGINetLoss, mean_over_processes
 from ..models.sginet import Derained
+from .validation import predicted_image
 
 # %% ../../nbs/train/00a_callbacks.ipynb #5bf0160d
 class LearnerLoss(SGINetLoss):
@@ -132,11 +133,11 @@ class TermMean(Metric):
     def name(self) -> str:
         return f"l_{self.term}"
 
-# %% ../../nbs/train/00a_callbacks.ipynb #0d1b2269
+# %% ../../nbs/train/00a_callbacks.ipynb #77122aea
 class TrainingError(RuntimeError):
     "A training that cannot go on; the message says why."
 
-
+# %% ../../nbs/train/00a_callbacks.ipynb #92da8324
 class SkipBadBatches(Callback):
     "Leave out a batch whose loss or gradient explodes; nothing of it stays."
 
@@ -176,7 +177,7 @@ def after_train(self: SkipBadBatches) -> None:
         self.limit = self.factor * max(abs(self.total / self.count), 1e-3)
     self._check_weights()
 
-# %% ../../nbs/train/00a_callbacks.ipynb #f1419bb4
+# %% ../../nbs/train/00a_callbacks.ipynb #fc437e75
 @patch
 def after_loss(self: SkipBadBatches) -> None:
     "Skip the batch if its loss, the mean over all processes, is too large or no number."
@@ -187,6 +188,16 @@ def after_loss(self: SkipBadBatches) -> None:
         self._skip(f"the loss is {loss:g}, allowed {self.limit:.3g}")
     self.total += loss
     self.count += 1
+
+# %% ../../nbs/train/00a_callbacks.ipynb #fdc0aaea
+@patch
+def after_pred(self: SkipBadBatches) -> None:
+    "Raise `TrainingError` if a validation picture is not finite: a metric could not be."
+    if not self.training and not predicted_image(self.pred).isfinite().all():
+        raise TrainingError(
+            f"epoch {getattr(self, 'epoch', 0)}: the network's pictures are not finite any "
+            "more; a lower learning rate, or clipping, may help"
+        )
 
 
 @patch
@@ -223,7 +234,7 @@ def _skip(self: SkipBadBatches, reason: str) -> None:
     print(said, flush=True)
     raise CancelBatchException
 
-# %% ../../nbs/train/00a_callbacks.ipynb #dae7b88d
+# %% ../../nbs/train/00a_callbacks.ipynb #741849e9
 @patch
 def _check_weights(self: SkipBadBatches) -> None:
     "Raise `TrainingError` if a weight is not finite."
@@ -234,7 +245,7 @@ def _check_weights(self: SkipBadBatches) -> None:
                 "a lower learning rate, or clipping, may help"
             )
 
-
+# %% ../../nbs/train/00a_callbacks.ipynb #9cad1e38
 @patch
 def state_dict(self: SkipBadBatches) -> dict[str, float]:
     "What a resumed training must know."

@@ -16,13 +16,13 @@ from fastai.distributed import DistributedDL
 from fastai.learner import Learner
 from torch import distributed
 
-# %% ../../nbs/train/04_processes.ipynb #df5ab26e
+# %% ../../nbs/train/04_processes.ipynb #eb3610a6
 def _launched() -> bool:
     "Whether torchrun started this process, or it belongs to a process group."
     grouped = distributed.is_available() and distributed.is_initialized()
     return grouped or "TORCHELASTIC_RUN_ID" in os.environ
 
-
+# %% ../../nbs/train/04_processes.ipynb #86102569
 def process_count() -> int:
     "Processes of this training, at least 1."
     return max(1, int(os.environ.get("WORLD_SIZE") or 1)) if _launched() else 1
@@ -32,7 +32,7 @@ def process_rank() -> int:
     "This process's number, from 0; the first one writes files."
     return int(os.environ.get("RANK") or 0) if _launched() else 0
 
-
+# %% ../../nbs/train/04_processes.ipynb #685cfbde
 @contextmanager
 def without_job_variables() -> Iterator[None]:
     "Hide RANK, LOCAL_RANK and WORLD_SIZE from fastai where they are not torchrun's."

@@ -117,7 +117,7 @@ def recipe(
         raise ValueError(f"lr {settings['lr']!r} is no learning rate")
     return settings
 
-# %% ../../nbs/train/03_recipes.ipynb #2aa20ea0
+# %% ../../nbs/train/03_recipes.ipynb #6e8839d9
 _TERMS = dict(
     SSIM="ssim",
     PER="perceptual",
@@ -128,7 +128,7 @@ _TERMS = dict(
     PIX="pixel",
 )
 
-
+# %% ../../nbs/train/03_recipes.ipynb #83b8a040
 def loss_weights(
     text: str,  # such as "1*SSIM+1*PER+1*SEG+0.01*MSE"
 ) -> dict[str, float]:
@@ -161,7 +161,7 @@ def absolute_paths(settings: dict[str, Any]) -> dict[str, Any]:
             absolute[k] = str(Path(value).absolute())
     return absolute
 
-# %% ../../nbs/train/03_recipes.ipynb #8b597ca5
+# %% ../../nbs/train/03_recipes.ipynb #13b1179d
 def optimiser(
     settings: dict[str, Any],  # optimiser and decay are read
     device: str | torch.device = "cpu",
@@ -178,12 +178,12 @@ def optimiser(
         OptimWrapper, opt=kinds[name], weight_decay=settings["decay"], fused=fused
     )
 
-
+# %% ../../nbs/train/03_recipes.ipynb #3ad3dbf0
 def _step_rate(lr: float, epochs: int, share: float) -> float:
     "The release's learning rate: a fifth every 25 epochs."
     return lr * 0.2 ** int((share * epochs + 1e-6) // 25)
 
-
+# %% ../../nbs/train/03_recipes.ipynb #24fb6c07
 def schedule(
     settings: dict[str, Any],  # schedule, lr and epochs are read
 ) -> ParamScheduler:

@@ -27,7 +27,7 @@ from ..models.sem import SEM, TorchvisionSEM, freeze, make_sem
 from .learner import DerainLearner
 from .validation import MapScore
 
-# %% ../../nbs/train/02_sem.ipynb #7c86ba43
+# %% ../../nbs/train/02_sem.ipynb #67316cc6
 def clean_dls(
     path: str
     | Path
@@ -52,7 +52,7 @@ def clean_dls(
         device=device,
     )
 
-
+# %% ../../nbs/train/02_sem.ipynb #20d53fe9
 def _labelled_sources(path: str | Path, splits: Sequence[str]) -> list:
     "The pictures of each split; raises `DataError` with all faults, missing labels among them."
     found, faults = [], []
@@ -120,7 +120,7 @@ class SegmentationLoss(nn.Module):
             loss if aux is None else loss + self.aux * self.cross_entropy(aux, labels)
         )
 
-# %% ../../nbs/train/02_sem.ipynb #26712807
+# %% ../../nbs/train/02_sem.ipynb #e1f71252
 class CleanInput(Callback):
     "Make (clean; labels) of a batch (rain; clean, labels)."
 
@@ -133,7 +133,7 @@ class CleanInput(Callback):
             raise ValueError("SEM is trained with labels, and these batches have none")
         self.learn.xb, self.learn.yb = self.yb[:1], self.yb[1:2]
 
-
+# %% ../../nbs/train/02_sem.ipynb #b3609ff3
 def sem_learner(
     dls: DataLoaders,  # batches with labels: see `clean_dls`
     sem: str
