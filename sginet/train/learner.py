@@ -36,7 +36,7 @@ from sginet.train.callbacks import (
 )
 from .validation import LossMean, MeanIoU, PictureMean, predicted_image
 
-# %% ../../nbs/train/01_learner.ipynb #bd14b885
+# %% ../../nbs/train/01_learner.ipynb #ee71df9e
 def cpu_has_bfloat16() -> bool:
     "Whether this processor has bfloat16 units, and PyTorch uses them."
     if platform.machine() not in ("x86_64", "AMD64"):
@@ -45,7 +45,7 @@ def cpu_has_bfloat16() -> bool:
     has_units = any(getattr(torch.cpu, name, bool)() for name in names)
     return "512" in torch.backends.cpu.get_cpu_capability() and has_units
 
-
+# %% ../../nbs/train/01_learner.ipynb #012beea4
 def autocast_dtype(
     precision: str,  # "float32", "bfloat16", or "auto": bfloat16 on a CUDA card that has it
     device: str | torch.device,  # of the model
@@ -101,7 +101,7 @@ class DerainLearner(Learner):
             b = b.refined
         return super().to_detach(b, cpu, gather)
 
-# %% ../../nbs/train/01_learner.ipynb #18c21597
+# %% ../../nbs/train/01_learner.ipynb #6de27074
 @patch
 def _do_fit(self: DerainLearner) -> None:
     "All epochs, from `first_epoch` on."
@@ -110,7 +110,7 @@ def _do_fit(self: DerainLearner) -> None:
     for self.epoch in range(self.first_epoch, self.n_epoch):  # noqa: B020
         self._with_events(self._do_epoch, "epoch", CancelEpochException)
 
-
+# %% ../../nbs/train/01_learner.ipynb #490021a2
 @patch
 def _do_one_batch(self: DerainLearner) -> None:
     "A batch, in training under autocast."
@@ -131,21 +131,21 @@ def _autocast(self: DerainLearner, training: bool) -> torch.autocast:
     on = training and self.low_precision is not None
     return torch.autocast(self._device.type, self.low_precision, enabled=on)
 
-# %% ../../nbs/train/01_learner.ipynb #48cb2ab2
+# %% ../../nbs/train/01_learner.ipynb #22b758f9
 @patch
 def to_bf16(self: DerainLearner) -> DerainLearner:
     "Train in bfloat16. Raises `ValueError` on a device without bfloat16 units."
     self.low_precision = autocast_dtype("bfloat16", self._device)
     return self
 
-
+# %% ../../nbs/train/01_learner.ipynb #f75851d6
 @patch
 def to_fp32(self: DerainLearner) -> DerainLearner:
     "Train in float32."
     self.low_precision = None
     return self.remove_cb(MixedPrecision)
 
-
+# %% ../../nbs/train/01_learner.ipynb #8c42d477
 @patch
 def to_fp16(self: DerainLearner, **kwargs) -> DerainLearner:
     "Train in float16 with gradient scaling. Raises `ValueError` on anything but CUDA."
@@ -156,7 +156,7 @@ def to_fp16(self: DerainLearner, **kwargs) -> DerainLearner:
         )
     return self.add_cb(MixedPrecision(**kwargs))
 
-# %% ../../nbs/train/01_learner.ipynb #0960b60d
+# %% ../../nbs/train/01_learner.ipynb #accff7b0
 @patch
 def show_results(
     self: DerainLearner,
@@ -183,7 +183,7 @@ def show_results(
     images = [image for row in rows for image in row.values()]
     return show_images(images, [t for r in rows for t in r], rows=len(rows), **kwargs)
 
-
+# %% ../../nbs/train/01_learner.ipynb #3232a220
 @patch
 def _row(self: DerainLearner, rain: Tensor, *clean: Tensor) -> dict[str, Tensor]:
     "The pictures of a row of `show_results`, by their titles."
@@ -206,7 +206,7 @@ def save_pretrained(
         raise FileExistsError(f"{folder} exists")
     self.network.save_pretrained(folder)
 
-# %% ../../nbs/train/01_learner.ipynb #e57f1ca7
+# %% ../../nbs/train/01_learner.ipynb #df482782
 def _part_groups(model: SGINet) -> list[list[nn.Parameter]]:
     "The trained parameters of FRM and of SIM, and of SEM first if it learns."
     parts = (model.sem, model.frm, model.sim)
@@ -215,7 +215,7 @@ def _part_groups(model: SGINet) -> list[list[nn.Parameter]]:
     ]
     return [group for group in groups if group]
 
-
+# %% ../../nbs/train/01_learner.ipynb #f78ba9f7
 def _default_metrics(loss: LearnerLoss, labelled: bool) -> list[Metric]:
     "The paper's metrics, the epoch's loss terms, and mean IoUs where there are labels."
     pictures = [
