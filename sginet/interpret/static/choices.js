@@ -22,6 +22,7 @@ function render({ model, el }) {
 
   function build() {
     group.setAttribute("aria-label", model.get("label"));
+    const focused = group.contains(document.activeElement);
     group.replaceChildren(
       ...model.get("items").map(({ key, name, image }) => {
         const button = document.createElement("button");
@@ -42,6 +43,7 @@ function render({ model, el }) {
     // the chosen one is in view, without scrolling the page
     const chosen = group.querySelector("[aria-checked=true]");
     if (chosen) group.scrollTop = chosen.offsetTop - group.offsetTop;
+    if (focused) chosen?.focus({ preventScroll: true });
   }
 
   group.addEventListener("keydown", (event) => {
