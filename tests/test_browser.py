@@ -477,7 +477,7 @@ def test_attribution_asked_shown_and_cancelled(page):
 
 def test_training_recorded_and_followed(page, tmp_path):
     watch = Panel(page, "Training")
-    watch.status("The training of the shipped model")
+    watch.status("The recorded training of a small model")
     watch.shot("training")
     watch.field("run folder", "input").fill(str(tmp_path / "none"))
     page.keyboard.press("Enter")

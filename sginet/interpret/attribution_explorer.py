@@ -106,6 +106,7 @@ def _make_controls(self: AttributionExplorer):
     self.expected = ipywidgets.HTML()
     self.notes, self.table = ipywidgets.HTML(), ipywidgets.HTML()
     self.more = ipywidgets.Button(description="twice as many steps")
+    self.more.layout.width = "auto"
     self.more.layout.display = "none"
     self.discard = ipywidgets.Button(
         description="Discard the run", button_style="warning"

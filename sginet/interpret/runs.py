@@ -85,7 +85,7 @@ def read_run(folder: str | Path) -> TrainingRun:
     return TrainingRun(history, panels, note)
 
 # %% ../../nbs/interpret/10_runs.ipynb #c2e5cea6
-RECORDED_RUN = "recorded run of the shipped model"
+RECORDED_RUN = "recorded run of a small model"
 
 
 class RunSettings(Settings):
@@ -105,7 +105,7 @@ def recorded_run() -> TrainingRun:
     """Read the recorded run that comes with the package."""
     static = Path(sginet.__file__).parent / "interpret" / "static"
     history = _read_history(static / "recorded_run.csv")
-    note = f"The training of the shipped model: {len(history['epoch'])} epochs in its stages"
+    note = f"The recorded training of a small model: {len(history['epoch'])} epochs in its stages"
     return TrainingRun(history, [], note)
 
 # %% ../../nbs/interpret/10_runs.ipynb #2045015d
