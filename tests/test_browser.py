@@ -491,11 +491,11 @@ def test_training_recorded_and_followed(page, tmp_path):
     watch.field("run folder", "input").fill(str(run))
     page.keyboard.press("Enter")
     watch.status("2 epochs")
-    watch.seen("text=follow").first.click()
+    watch.seen("text=follow: read again").first.click()
     with watch.changes(".sg-curves"), open(history, "a") as f:
         f.write("2,2.1,23.0\n")
     watch.status("3 epochs")
-    watch.seen("text=follow").first.click()
+    watch.seen("text=follow: read again").first.click()
 
 
 def test_python_is_copied(page):
