@@ -155,8 +155,9 @@ def fetch_runtime(folder: Path) -> None:
             for name in ORT_FILES:
                 with packed.extractfile(f"package/dist/{name}") as source:
                     (folder / name).write_bytes(source.read())
-            with packed.extractfile("package/README.md") as source:
-                (folder / "README.md").write_bytes(source.read())
+    (folder / "NOTICE.txt").write_text(
+        f"{ORT}, MIT licence, Microsoft\n", encoding="utf-8"
+    )
 
 
 def build(folder: Path, runtime: Path | None = None) -> bool:
