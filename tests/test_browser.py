@@ -113,7 +113,7 @@ def wait_until(true, seconds=LONG / 1000):
 def kernels(parent):
     """The processes of the kernels below a server, by their ids."""
     listed = subprocess.run(
-        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True
+        ["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True
     ).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
     return {
@@ -541,7 +541,7 @@ def test_two_tabs_at_once_and_a_killed_kernel(browser, tmp_path):
     with serving(VOILA, log) as address:
         wait_until(lambda: b"is filled with" in log.read_bytes())
         listed = subprocess.run(
-            ["ps", "-eo", "pid,args"], capture_output=True, text=True
+            ["ps", "-wweo", "pid,args"], capture_output=True, text=True
         ).stdout
         port = address.rsplit(":")[-1]
         server = next(
