@@ -158,7 +158,7 @@ def _place_sim_levels(sheet: Drawing, shapes: dict[str, tuple[int, ...]]) -> Non
             place = (left, 76 + 68 * row, 180, 44)
             sheet.box(f"{column}.{i}", kind, place, title, label)
 
-
+# %% ../../nbs/interpret/18_architecture.ipynb #arch0228
 def _draw_sim(model: nn.Module) -> Drawing:
     "SIM: encoder, SIE and decoder."
     sources, channels = _sim_sources(model.sim.guidance)
