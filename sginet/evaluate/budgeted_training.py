@@ -6,7 +6,6 @@
 __all__ = ['METHODS', 'SGINetBaseline', 'method_names', 'read_budget', 'BudgetedTraining', 'budget_learner', 'fit_budget']
 
 # %% ../../nbs/evaluate/01c_budgeted_training.ipynb #7ceac8fd
-import pickle
 import time
 from collections.abc import Callable
 from functools import partial
@@ -199,16 +198,16 @@ def before_fit(self: BudgetedTraining) -> None:
     device = next(self.model.parameters()).device
     try:
         state = torch.load(self.file, weights_only=True, map_location=device)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as fault:
-        reason = str(fault).splitlines()[0]
+        self.model.load_state_dict(state["net"])
+        self.opt.load_state_dict(state["opt"])
+        self.learn.first_epoch = state["epoch"]
+        self.steps, self.seconds = state["steps"], state["seconds"]
+        self.losses = state["losses"]
+    except Exception as fault:  # a damaged file raises nearly anything
+        reason = f"{type(fault).__name__}: {fault}".splitlines()[0]
         raise ValueError(
             f"{self.file} cannot be read ({reason}); delete it to begin this training anew"
         ) from None
-    self.model.load_state_dict(state["net"])
-    self.opt.load_state_dict(state["opt"])
-    self.learn.first_epoch = state["epoch"]
-    self.steps, self.seconds = state["steps"], state["seconds"]
-    self.losses = state["losses"]
     self.say(f"continues after step {self.steps}")
 
 
