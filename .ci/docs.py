@@ -231,6 +231,10 @@ def outputs(cell, before, folder, stem, count):
             file = folder / f"{stem}-{next(count)}.png"
             file.write_bytes(base64.b64decode(data["image/png"]))
             said.append(f"![{alt(cell.source, before)}](images/{file.name})")
+        elif "image/svg+xml" in data:
+            file = folder / f"{stem}-{next(count)}.svg"
+            file.write_text("".join(data["image/svg+xml"]), encoding="utf-8")
+            said.append(f"![{alt(cell.source, before)}](images/{file.name})")
         elif "text/markdown" in data:
             said.append(data["text/markdown"])
         elif "text/plain" in data and not re.match(
@@ -258,7 +262,7 @@ def linked(text, depth, symbols, known):
         )
         return (
             f"{m[1]}({page}{'#' + anchor.lower() if anchor else ''})"
-            if page.endswith((".md", ".png"))
+            if page.endswith((".md", ".png", ".svg"))
             and not page.startswith("../" * (depth + 1))
             else m[1][m[1].index("[") + 1 : -1]
         )
@@ -363,8 +367,8 @@ def navigation(notebooks, names):
     """The pages in order, by part."""
     rooms = [{head: pages_in(notebooks, room)} for room, head in ROOMS.items()]
     lessons = pages_in(notebooks, "lessons")
-    if (ROOT / "nbs/lessons/teacher.md").exists():
-        lessons.append({"For teachers": "lessons/teacher.md"})
+    lessons.append({"Glossary": "lessons/glossary.md"})
+    lessons.append({"For teachers": "lessons/teacher.md"})
     more = zip(("Models", "Data", "Contributing", "Changes"), TEXTS.values())
     parts = [
         {"Start": "index.md"},

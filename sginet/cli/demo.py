@@ -61,12 +61,45 @@ def _stages(model, clean, rate, seed=0):
     pictures = [rain, out.coarse, guidance, out.refined, clean]
     return pictures, f"PSNR-Y / SSIM-Y: {', '.join(scores)}"
 
+# %% ../../nbs/cli/02_demo.ipynb #d1f6a0b2
+def _figure(rows, rate):
+    "For each picture: rain and refined, large; the other stages and the truth, small."
+    from matplotlib import pyplot as plt
+
+    from sginet.images import DISTINCT_COLOURS, class_legend, colour_classes
+
+    large, small = ["rain", "refined"], ["coarse", "guidance", "clean"]
+    layout = [[name for name in large for _ in range(3)]]
+    layout += [[name for name in small for _ in range(2)]]
+    heads = [f"rain, {rate:g} mm/h", "coarse (FRM)", "guidance (SEM)"]
+    heads += ["refined (SIM)", "clean"]
+    figure = plt.figure(figsize=(10, 7 * len(rows)), layout="constrained")
+    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for part, pictures in zip(parts, rows):
+        axes = part.subplot_mosaic(layout, height_ratios=[3, 2])
+        names = ["rain", "coarse", "guidance", "refined", "clean"]
+        for name, head, picture in zip(names, heads, pictures):
+            if name == "guidance":
+                part.legend(
+                    handles=class_legend(picture),
+                    loc="outside lower center",
+                    ncols=7,
+                    frameon=False,
+                )
+                picture = colour_classes(picture, DISTINCT_COLOURS)
+            axes[name].imshow(picture[0].permute(1, 2, 0).clamp(0, 1))
+            axes[name].set_title(head, fontsize=13)
+            axes[name].set_axis_off()
+    plt.close(figure)
+    return figure
+
+
 # %% ../../nbs/cli/02_demo.ipynb #2a913a7e
 def _demo(args):
     opt = _parser().parse_args(args)
     out = check_output(opt.out, (".png", ".jpg", ".webp", ".pdf", ".svg"))
     from sginet.data.scenes import draw_scene
-    from sginet.images import as_batch, atomic_write, sample_photo, show_images
+    from sginet.images import as_batch, atomic_write, sample_photo
     from sginet.models.sginet import SGINet
 
     with interruptible():
@@ -75,15 +108,12 @@ def _demo(args):
             clean[Path(opt.picture).name] = as_batch(opt.picture)[0]
         else:
             clean["drawn street"] = draw_scene(4, 427, 640).image
-        model, images = SGINet.from_pretrained("tiny"), []
+        model, rows = SGINet.from_pretrained("tiny"), []
         for name, picture in clean.items():
             row, scores = _stages(model, picture, opt.rate)
-            images += row
+            rows.append(row)
             print(f"{name}, {opt.rate:g} mm/h: {scores}")
-        titles = (
-            f"rain, {opt.rate:g} mm/h|coarse (FRM)|guidance (SEM)|refined (SIM)|clean"
-        )
-        figure = show_images(images, titles.split("|") * 2, rows=2, width=18)
+        figure = _figure(rows, opt.rate)
         with atomic_write(out) as part:
             figure.savefig(part, format=out.suffix[1:].lower(), dpi=110)
     print(f"wrote {out}")
