@@ -25,8 +25,8 @@ print(list(shipped()))
 LESSONS = sorted((ROOT / "nbs/lessons").glob("[0-9]*.ipynb"))
 
 
-def test_there_are_eight():
-    assert [p.name[0] for p in LESSONS] == list("12345678")
+def test_there_are_nine():
+    assert [p.name[0] for p in LESSONS] == list("123456789")
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
@@ -84,6 +84,31 @@ def test_the_teachers_page_knows_every_lesson():
     page = (ROOT / "nbs/lessons/teacher.md").read_text(encoding="utf-8")
     for path in LESSONS:
         assert f"({path.name})" in page
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_exercises_are_graded_predicted_and_discussed(path):
+    cells = nbformat.read(path, 4).cells
+    text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    for line in re.findall(r"^### \d\. .+$", text, re.M):
+        assert re.search(r"\((easy|medium|hard)\)$", line), line
+    for i, cell in enumerate(cells):
+        if "solution" in cell.metadata.get("tags", []):
+            assert cells[i + 1].source.startswith("**Discussion.**"), cell.source[:60]
+    assert text.count("Predict first") >= text.count("**Discussion.**")
+    assert "### Open project" in text and "A good answer" in text
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_cells_are_small_and_terms_are_in_the_glossary(path):
+    glossary = (ROOT / "nbs/lessons/glossary.md").read_text(encoding="utf-8")
+    titles = re.findall(r"^### (.+)$", glossary, re.M)
+    anchors = {title.lower().replace(" ", "-") for title in titles}
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code":
+            assert all(len(line) <= 100 for line in cell.source.splitlines())
+        for anchor in re.findall(r"glossary\.md#([\w-]+)", cell.source):
+            assert anchor in anchors, anchor
 
 
 @pytest.mark.slow
