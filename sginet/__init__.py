@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from .interpret.attribution_explorer import (
         AttributionExplorer as AttributionExplorer,
     )
-    from .interpret.explorers import RainExplorer as RainExplorer
+    from .interpret.rain_explorers import RainExplorer as RainExplorer
     from .interpret.guidance_explorer import GuidanceExplorer as GuidanceExplorer
     from .interpret.interventions import intervene as intervene
     from .interpret.page import app as app
@@ -53,7 +53,7 @@ _NAMES = {
     "images": "CLASSES",
     "interpret.attribution": "attribute",
     "interpret.attribution_explorer": "AttributionExplorer",
-    "interpret.explorers": "RainExplorer",
+    "interpret.rain_explorers": "RainExplorer",
     "interpret.guidance_explorer": "GuidanceExplorer",
     "interpret.interventions": "intervene",
     "interpret.page": "app",

@@ -45,7 +45,6 @@ from sginet.interpret.attribution import (
     shapley_shares,
 )
 from .interpret.attribution_explorer import AttributionExplorer
-from .interpret.explorers import RainExplorer
 from .interpret.guidance_explorer import GuidanceExplorer
 from sginet.interpret.interventions import (
     RegionScore,
@@ -59,6 +58,7 @@ from sginet.interpret.interventions import (
     use_labels,
 )
 from .interpret.page import app
+from .interpret.rain_explorers import RainExplorer
 from .interpret.taps import Taps
 from .interpret.targets import baseline_picture, removal
 from .interpret.training_monitor import TrainingMonitor

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sginet.models.sginet import SGINet
 
 # %% auto #0
-__all__ = ['machine_info', 'best_seconds', 'start_up_seconds', 'measure_speed', 'report_lines']
+__all__ = []
 
 # %% ../../nbs/evaluate/03_speed.ipynb #0c779706
 def _processor() -> str:

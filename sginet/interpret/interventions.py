@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIMInputs', 'sim_inputs', 'refine', 'constant_map', 'permute_classes', 'use_labels', 'resize_map', 'paint_box',
-           'RegionScore', 'Change', 'intervene', 'score_stages', 'guidance_gain']
+           'RegionScore', 'Change', 'intervene']
 
 # %% ../../nbs/interpret/02_interventions.ipynb #464be979
 from collections.abc import Iterable
