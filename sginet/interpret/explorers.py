@@ -58,6 +58,7 @@ class Explorer(ipywidgets.VBox):
         intro = ipywidgets.HTML(f"<p>{self.intro}</p>")
         intro.add_class("sg-intro")
         super().__init__([intro, self.status, *(_row(*r) for r in rows), self.code])
+        self.status.observe(lambda change: _resend(self), "pages")
         self.add_class("sg-explorer")
 
     def compute(self, tick: Callable, scene: SceneSettings) -> Callable[[], None]:
@@ -70,6 +71,15 @@ class Explorer(ipywidgets.VBox):
         super().close()
 
 # %% ../../nbs/interpret/12_explorers.ipynb #24b606eb
+def _resend(widget):
+    """Send what is shown again: an answer may have come while a page was opening."""
+    children = getattr(widget, "children", ())
+    for child in children:
+        _resend(child)
+    if not children:
+        widget.send_state()
+
+
 def _row(controls, beside):
     columns = ipywidgets.VBox(controls), ipywidgets.VBox(beside)
     columns[0].add_class("sg-controls")

@@ -162,6 +162,7 @@ class Status(anywidget.AnyWidget):
     text = T.Unicode("").tag(sync=True)
     fault = T.Bool(False).tag(sync=True)
     busy = T.Bool(False).tag(sync=True)
+    pages = T.Int(0)  # that opened so far
 
     def __init__(self):
         super().__init__()
@@ -169,6 +170,8 @@ class Status(anywidget.AnyWidget):
 
     def _answer(self, widget, content, buffers):
         self.send({"pong": True})
+        if content.get("hello"):
+            self.pages += 1
 
 # %% ../../nbs/interpret/11_widgets.ipynb #2413bc3c
 class Choices(anywidget.AnyWidget):

@@ -72,6 +72,8 @@ function render({ model, el }) {
 
   for (const trait of ["text", "fault", "busy"]) model.on(`change:${trait}`, show);
   show();
+  // an answer may have come while the page was opening: ask for what is shown
+  model.send({ hello: true });
   return () => {
     clearInterval(timer);
     observer?.disconnect();
