@@ -1015,6 +1015,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'sginet/interpret/explorers.py'),
                                             'sginet.interpret.explorers._plain': ( 'interpret/explorers.html#_plain',
                                                                                    'sginet/interpret/explorers.py'),
+                                            'sginet.interpret.explorers._resend': ( 'interpret/explorers.html#_resend',
+                                                                                    'sginet/interpret/explorers.py'),
                                             'sginet.interpret.explorers._row': ( 'interpret/explorers.html#_row',
                                                                                  'sginet/interpret/explorers.py'),
                                             'sginet.interpret.explorers.default_session': ( 'interpret/explorers.html#default_session',
