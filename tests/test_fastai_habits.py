@@ -185,7 +185,7 @@ def test_validate_save_and_load(learn):
     assert list(learn.validate()) != list(before)
     learn.load("now")
     again = learn.validate()
-    assert again[:5] == pytest.approx(before[:5], rel=1e-6)
+    assert list(again[:5]) == pytest.approx(list(before[:5]), rel=1e-6)
 
 
 def test_summary(learn):
