@@ -117,7 +117,7 @@ def test_solutions_are_folded_up_and_docstrings_are_there(site):
         "<details"
     ) == 4
     text = (site / "api/data.rain.html").read_text(encoding="utf-8")
-    assert "mm/h, 0 or more: a number, or one for each picture" in re.sub(
+    assert "mm/h, 0 or more: one, or one for each picture" in re.sub(
         r"<[^>]+>", "", text
     )  # a comment on a parameter
     where = next(
