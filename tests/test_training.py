@@ -395,7 +395,7 @@ def test_vgg_that_cannot_be_fetched_is_random_and_said(tmp_path):
         [sys.executable, "-c", code], env=env, capture_output=True, text=True
     )
     assert (
-        "downloading torchvision's VGG16, 528 MB" in done.stdout
+        "downloading VGG16, 528 MB" in done.stdout
         and "a fixed random VGG16 (width 64, seed 0)" in done.stdout
         and "could not be downloaded" in done.stderr
     )
