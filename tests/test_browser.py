@@ -458,10 +458,16 @@ def test_attribution_asked_shown_and_cancelled(page):
         ask.press("opacity of maps", "ArrowLeft", 4)
     assert ask.seen(".sg-bar").count() >= 2
     ask.shot("attribution")
-    # another question dims the maps; whether an answer converges depends on the weights,
-    # so the badge is tested in the explorer's notebook
+    # another question dims the maps; a baseline that does not empty it is marked
     ask.choose("explain", "brightness of the refined picture")
     ask.seen(".sg-stale").first.wait_for(timeout=LONG)
+    ask.choose("explain", "change against the rain")
+    ask.choose("baseline", "mean")
+    ask.seen("button:has-text('Explain')").click()
+    ask.seen(".sg-badge:has-text('not converged')").first.wait_for(timeout=30_000)
+    ask.seen("button:has-text('twice as many steps')").wait_for(timeout=LONG)
+    ask.settled()
+    ask.shot("attribution-not-converged")
     ask.choose("method B", "Occlusion")
     ask.press("square, px", "Home")
     ask.seen("button:has-text('Explain')").click()
