@@ -90,22 +90,26 @@ def _eight_bit_samples(img: Image.Image) -> np.ndarray:
 
 # %% ../nbs/00_image_files.ipynb #30c40b2f
 _lifting = threading.Lock()
+_lifted: list[int] = []  # Pillow's own limit, once for each picture that is being opened above it
 
 
 @contextmanager
 def _pillow_limit_lifted(max_pixels: float | None) -> Iterator[None]:
     "Lift Pillow's own limit on the size of a picture where `max_pixels` is above it."
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is None or max_pixels is not None and max_pixels <= limit:
+    with _lifting:
+        limit = _lifted[0] if _lifted else Image.MAX_IMAGE_PIXELS
+        lift = limit is not None and (max_pixels is None or max_pixels > limit)
+        if lift:
+            _lifted.append(limit)
+            Image.MAX_IMAGE_PIXELS = None
+    try:
         yield
-        return
-    with _lifting:  # one thread at a time, or the limit would be put back too early
-        limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+    finally:
+        with _lifting:
+            if lift and len(_lifted) == 1:  # the last thread that needs it lifted
+                Image.MAX_IMAGE_PIXELS = limit
+            if lift:
+                _lifted.pop()
 
 # %% ../nbs/00_image_files.ipynb #90356470
 def _check_size(img: Image.Image, max_pixels: float | None) -> None:

@@ -8,8 +8,9 @@
 SHARED holds camvid/ and streets/, and for scores what score_tiny.py names. The steps are taken
 in this order; the first two write a checkpoint after each epoch to RUN/STEP, and the same
 command goes on from there. RUN/sem.pt and RUN/derain.pt hold the averaged weights so far, for
-`score_tiny.py --model`. On one core with bfloat16 units, beside other work, sem takes about an
-hour and a quarter and derain two hours and a half with the defaults.
+`score_tiny.py --model`. With --start a trained model goes on instead of a new one. On one core
+with bfloat16 units, beside other work, sem takes about an hour and a quarter and derain two
+hours and a half with the defaults.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from sginet.models.cards import (
     write_card,
 )
 from sginet.models.frm import FRM
-from sginet.models.sem import SmallSEM
+from sginet.models.sem import SmallSEM, make_sem
 from sginet.models.sginet import SGINet
 from sginet.models.sim import SIM
 from sginet.train.callbacks import LearnerLoss
@@ -52,6 +53,7 @@ from sginet.train.sem import SegmentationLoss, sem_learner
 SHIPPED = Path(__file__).resolve().parent / "tiny"
 SEM_WIDTH, WIDTH, GUIDANCE = 32, 8, "onehot"
 SHARES = {"camvid": 0.3, "streets": 0.5, None: 0.2}  # None: drawn scenes
+SEM_SHARES = {"camvid": 0.25, "streets": 0.4, None: 0.35}
 N_SCENES = 150
 # FRM and SIM learn from pixels and structure; a random VGG's features measured worse
 WEIGHTS = dict(pixel=0.9, ssim=3, csd=0.0)
@@ -148,9 +150,11 @@ class StrongColours(Callback):
 # ---- the two trainings
 
 
-def loaders(args: argparse.Namespace, size: tuple[int, int], bs: int, **kwargs):
+def loaders(
+    args: argparse.Namespace, size: tuple[int, int], bs: int, shares: dict, **kwargs
+):
     """Seeded DataLoaders of all three sets."""
-    sets = {name and args.shared / name: share for name, share in SHARES.items()}
+    sets = {name and args.shared / name: share for name, share in shares.items()}
     dls = rain_dls(sets, "many", size, bs, n_scenes=N_SCENES, decode=False, **kwargs)
     for dl in dls:
         dl.rng.seed(args.seed)
@@ -196,21 +200,26 @@ def train_sem(args: argparse.Namespace) -> None:
     """The small SEM on clean pictures; it never sees rain, which CSD contrasts."""
     none = dict.fromkeys(("preset", "renderer", "linear", "veil", "noise"), 0.0)
     dry = Weather(dry=1.0, processed=0.0, **none)
-    dls = loaders(args, (224, 288), 8, weather=dry)
+    dls = loaders(args, (224, 288), 8, SEM_SHARES, weather=dry)
     torch.manual_seed(args.seed)
     weight = class_weights(dls.train)
     dls.train.rng.seed(args.seed)
     torch.manual_seed(args.seed)
     average = AverageWeights(args.out / "sem.pt", _sem_file)
+    sem = SmallSEM(SEM_WIDTH)
+    if args.start:
+        started = SGINet.from_pretrained(args.start)
+        sem = make_sem(started.configuration()["sem"])
+        sem.load_state_dict(started.sem.state_dict())
     learn = sem_learner(
         dls,
-        SmallSEM(SEM_WIDTH),
+        sem,
         loss_func=SegmentationLoss(weight=weight, smoothing=0.02).to(dls.device),
         cbs=[StrongColours(), GradientClip(5.0), average],
         opt_func=optimiser(dict(optimiser="adamw", decay=1e-4), dls.device),
     )
     learn.add_cb(Checkpoints(args.out / args.step))
-    fit(learn, args.epochs, 3e-3, 0.01)
+    fit(learn, args.epochs, args.lr or 3e-3, 0.01)
 
 
 def _sem_file(average: dict[str, Tensor]) -> dict:
@@ -231,17 +240,24 @@ def derain_learner(
     widths: tuple[int, int] = (WIDTH, WIDTH),  # of FRM and SIM
     **changes: float,  # of the weights of the losses
 ) -> DerainLearner:
-    """A Learner of FRM and SIM, with the SEM of the first step."""
-    sem = SmallSEM(SEM_WIDTH)
-    sem.load_state_dict(torch.load(args.out / "sem.pt", weights_only=True)["model"])
+    """A Learner of FRM and SIM, with the SEM of the first step, or with those of --start."""
     torch.manual_seed(args.seed)
-    model = SGINet(WIDTH, sem, "scaled", "half", guidance=GUIDANCE).train()
+    if args.start:
+        model = SGINet.from_pretrained(args.start).train()
+    else:
+        model = SGINet(
+            WIDTH, SmallSEM(SEM_WIDTH), "scaled", "half", guidance=GUIDANCE
+        ).train()
+    trained = args.out / "sem.pt"
+    if trained.exists() or not args.start:
+        state = torch.load(trained, weights_only=True)
+        model.sem.load_state_dict(state["model"])
     if widths != (WIDTH, WIDTH):
         model.frm = FRM(widths[0], "scaled", "half")
         model.sim = SIM(widths[1], "scaled", "half", guidance=GUIDANCE)
     weights = WEIGHTS | changes
     learn = sginet_learner(
-        loaders(args, (224, 224), 3),
+        loaders(args, (224, 224), 3, SHARES),
         model,
         weights=weights,
         csd_from=0,
@@ -262,7 +278,7 @@ def train_derain(args: argparse.Namespace) -> None:
     learn = derain_learner(args)
     learn.add_cb(AverageWeights(args.out / "derain.pt", _derain_file))
     learn.add_cb(Checkpoints(args.out / args.step))
-    fit(learn, args.epochs, 1.5e-3, 0.1)
+    fit(learn, args.epochs, args.lr or 1.5e-3, 0.1)
 
 
 def _derain_file(average: dict[str, Tensor]) -> dict:
@@ -345,6 +361,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
     parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", help="a trained model to go on from, such as tiny")
+    parser.add_argument("--lr", type=float, help="the highest learning rate")
     parser.add_argument(
         "--eager", action="store_true", help="do not compile FRM and SIM"
     )

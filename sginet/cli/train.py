@@ -7,6 +7,7 @@ __all__ = ['train']
 
 # %% ../../nbs/cli/06_train.ipynb #49902777
 import argparse
+import os
 from pathlib import Path
 
 from sginet.cli.common import (
@@ -147,7 +148,9 @@ def _check_folders(out, resume, opt):
         raise FileExistsError(
             f"{out} exists; choose another --out, or --resume {out} to continue it"
         )
-    prepare_folder(Path(out or resume) if resume else Path(out).absolute().parent)
+    first = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
+    if first:  # of torchrun's processes, the one that writes
+        prepare_folder(Path(resume) if resume else Path(out).absolute().parent)
 
 # %% ../../nbs/cli/06_train.ipynb #67855d4d
 def _train(args):
