@@ -90,7 +90,8 @@ def _eight_bit_samples(img: Image.Image) -> np.ndarray:
 
 # %% ../nbs/00_image_files.ipynb #30c40b2f
 _lifting = threading.Lock()
-_lifted: list[int] = []  # Pillow's own limit, once for each picture that is being opened above it
+# Pillow's own limit, once for each picture that is being opened above it
+_lifted: list[int] = []
 
 
 @contextmanager

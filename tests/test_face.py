@@ -115,3 +115,17 @@ def test_all_has_some_sixty_names():
     names = import_module("sginet.all").__all__
     assert set(FACE) | {"torch", "nn", "np", "plt"} <= set(names)
     assert len(names) == len(set(names)) and 50 <= len(names) <= 75
+
+
+def test_the_first_picture_needs_no_compiler():
+    """PyTorch's compiler takes a second to load, and nothing here compiles."""
+    code = (
+        "import sys\n"
+        "from sginet import SGINet, render\n"
+        "from sginet.images import sample_photo\n"
+        "photo = sample_photo().resize((96, 64))\n"
+        "SGINet.from_pretrained('tiny').derain(photo)\n"
+        "print(*{'torch._dynamo', 'fastai', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "\n", done.stdout + done.stderr

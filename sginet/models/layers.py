@@ -44,6 +44,8 @@ def _init_unit_variance(
     scale: float,  # typical size of the input's values
 ) -> None:
     "Draw weights whose outputs start about 1 in size. He et al., ICCV 2015."
+    if conv.weight.is_meta:  # no values to draw, and PyTorch would load its compiler
+        return
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     nn.init.zeros_(conv.bias)
     with torch.no_grad():
