@@ -96,7 +96,7 @@ def test_any_size_and_every_device(name):
             y = net(x)
             assert y.shape == x.shape and y.min() >= 0 and y.max() <= 1
             # a picture does not depend on the others in its batch
-            assert torch.allclose(net(x[:1]), y[:1], atol=1e-5)
+            assert torch.allclose(net(x[:1]), y[:1], atol=1e-4)
         if torch.cuda.is_available():
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
