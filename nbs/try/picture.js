@@ -134,11 +134,17 @@ function boxMean({ data, width, height }) {
   return { data: out, width, height };
 }
 
+/** One plane of a picture, which shares its memory. */
+function plane({ data, width, height }, c) {
+  const size = width * height;
+  return { data: data.subarray(c * size, (c + 1) * size), width, height };
+}
+
 const combine = (a, b, f) => ({ ...a, data: a.data.map((value, i) => f(value, b.data[i])) });
 
 /**
- * The refined picture at full size: the difference made at a smaller size is brought
- * back along the edges of the full picture. He, Sun and Tang, ECCV 2010.
+ * The refined picture at full size, written over `full`: the difference made at a smaller
+ * size is brought back along the edges of the full picture. He, Sun and Tang, ECCV 2010.
  */
 export function bringBack(small, refined, full) {
   const difference = combine(refined, small, (r, s) => r - s);
@@ -152,11 +158,16 @@ export function bringBack(small, refined, full) {
     slope.data[i] = (product.data[i] - m.data[i] * d.data[i]) / (variance + 1e-4);
     offset.data[i] = d.data[i] - slope.data[i] * m.data[i];
   }
-  const [a, b] = [slope, offset].map((x) =>
-    resize(boxMean(x), full.width, full.height),
-  );
-  const data = full.data.map((value, i) =>
-    Math.min(1, Math.max(0, value + a.data[i] * value + b.data[i])),
-  );
-  return { ...full, data };
+  const size = full.width * full.height;
+  const [means, bases] = [boxMean(slope), boxMean(offset)];
+  for (let c = 0; c < 3; c++) {
+    // a plane at a time and in place: a photograph of 12 megapixels has 144 MB
+    const [a, b] = [means, bases].map((x) => resize(plane(x, c), full.width, full.height));
+    const values = full.data.subarray(c * size, (c + 1) * size);
+    for (let i = 0; i < size; i++) {
+      const value = values[i] + a.data[i] * values[i] + b.data[i];
+      values[i] = Math.min(1, Math.max(0, value));
+    }
+  }
+  return full;
 }
