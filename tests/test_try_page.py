@@ -175,6 +175,50 @@ def test_a_large_picture_is_worked_on_smaller_and_brought_back(page, built, tmp_
     assert difference.max() <= 2 and difference.mean() < 0.1
 
 
+# a graphics card in software, so that WebGPU can be seen without one
+GRAPHICS = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+HAS_ADAPTER = "navigator.gpu?.requestAdapter().then(Boolean) ?? false"
+# WebGPU's part of onnxruntime-web, with a network that changes nothing
+WRONG_NUMBERS = """
+import * as ort from "./ort.wasm.min.mjs";
+export const { env, Tensor } = ort;
+const run = async ({ rain, coarse }) => ({ coarse: rain, classes: coarse, refined: rain });
+export const InferenceSession = { create: async () => ({ run }) };
+"""
+
+
+@pytest.fixture(scope="module")
+def graphics():
+    """A browser that offers WebGPU."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        flags = [*FLAGS[:2], *GRAPHICS]
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_webgpu_is_used_only_with_the_same_numbers(graphics, address, built, right):
+    page = graphics.new_page()
+    if not right:
+        page.context.route(
+            "**/ort.webgpu.min.mjs",
+            lambda route: route.fulfill(
+                body=WRONG_NUMBERS, content_type="text/javascript"
+            ),
+        )
+    page.goto(address)
+    if not page.evaluate(HAS_ADAPTER):
+        pytest.skip("this Chromium has no adapter for WebGPU")
+    wait_for(page, 1)
+    how = page.evaluate("document.body.dataset.ready")
+    assert right or "thread" in how
+    wanted = derained(built / "samples" / "street.png")
+    assert np.abs(canvas(page) - wanted).max() <= 1
+    page.close()
+
+
 def test_what_is_no_picture_is_said(page, tmp_path):
     (tmp_path / "notes.png").write_text("no picture")
     page.set_input_files("#file", tmp_path / "notes.png")
