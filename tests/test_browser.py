@@ -539,7 +539,47 @@ def test_phone_and_dark(browser, address):
     assert sum(map(int, re.findall(r"\d+", ground)[:3])) < 150
     assert sum(map(int, re.findall(r"\d+", text)[:3])) > 500
     derain.shot("phone-dark")
+    # two fingers that part enlarge the picture
+    x, y = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
+    fingers = page.context.new_cdp_session(page)
+    for kind, apart in ("touchStart", 30), ("touchMove", 60), ("touchMove", 90):
+        points = [{"x": x + s * apart, "y": y, "id": i} for i, s in enumerate((-1, 1))]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    fingers.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    zoomed = derain.seen(".sg-zoomed").first.evaluate("e => e.style.transform")
+    assert float(re.search(r"scale\(([\d.]+)\)", zoomed)[1]) > 1.5
     page.close()
+
+
+def server_at(address):
+    """The process id of the server at an address."""
+    listed = subprocess.run(
+        ["ps", "-wweo", "pid,args"], capture_output=True, text=True
+    ).stdout
+    port = address.rsplit(":")[-1]
+    return next(int(x.split()[0]) for x in listed.splitlines() if f"port={port}" in x)
+
+
+def test_a_kernel_whose_page_vanished_is_ended(browser, tmp_path):
+    """Where a page ends without its last request, its idle kernel ends after a while."""
+    log = tmp_path / "log"
+    manager = "--PageKernelManager"
+    soon = [f"{manager}.cull_idle_timeout=3", f"{manager}.cull_interval=1"]
+    with serving([*VOILA, *soon], log) as address:
+        wait_until(lambda: b"is filled with" in log.read_bytes())
+        server = server_at(address)
+        (shown,) = kernels(server)
+        page = browser.new_page()
+        page.add_init_script("navigator.sendBeacon = () => true")  # says nothing
+        page.goto(address, timeout=LONG)
+        page.locator(".sg-right[src]").first.wait_for(timeout=LONG)
+        wait_until(lambda: len(kernels(server)) == 2)
+        page.wait_for_timeout(6_000)
+        assert shown in kernels(server)  # it has a page, and the other waits for one
+        assert len(kernels(server)) == 2
+        page.close()
+        wait_until(lambda: shown not in kernels(server))
+        assert len(kernels(server)) == 1
 
 
 def test_two_tabs_at_once_and_a_killed_kernel(browser, tmp_path):
@@ -547,13 +587,7 @@ def test_two_tabs_at_once_and_a_killed_kernel(browser, tmp_path):
     log = tmp_path / "log"
     with serving(VOILA, log) as address:
         wait_until(lambda: b"is filled with" in log.read_bytes())
-        listed = subprocess.run(
-            ["ps", "-wweo", "pid,args"], capture_output=True, text=True
-        ).stdout
-        port = address.rsplit(":")[-1]
-        server = next(
-            int(x.split()[0]) for x in listed.splitlines() if f"port={port}" in x
-        )
+        server = server_at(address)
         waiting = kernels(server)
         first = opened(browser, address)
         wait_until(lambda: len(kernels(server)) == 2)

@@ -36,6 +36,8 @@ c.VoilaConfiguration.show_tracebacks = False
 # a kernel with the first picture computed waits for the next page
 c.VoilaConfiguration.preheat_kernel = True
 c.VoilaConfiguration.default_pool_size = 1
+# a page that is asked for while its kernel computes waits for what the cell displays
+c.VoilaExecutor.iopub_timeout = 120  # seconds; 4 left the page empty on a busy machine
 c.VoilaConfiguration.multi_kernel_manager_class = PageKernelManager
 c.PageKernelManager.cull_idle_timeout = 120  # seconds without a page
 c.PageKernelManager.cull_interval = 20
