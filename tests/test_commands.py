@@ -229,6 +229,30 @@ def test_names_in_any_encoding(picture, tmp_path):
     assert first == second and len(first) == 8
 
 
+@pytest.mark.slow
+def test_data_with_names_in_any_encoding(tmp_path):
+    """Evaluation and training on pictures whose names are not UTF-8."""
+    for split in "train", "val":
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for i in range(2):
+            name = os.fsdecode(b"gr\xfcn%d.png" % i)
+            Image.new("RGB", (96, 64), (90, 120, 30 * i)).save(
+                tmp_path / "data" / split / name
+            )
+    data = ["--data", tmp_path / "data"]
+    ascii_only = dict(LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
+    args = ["--model", "tiny", "--rate", "100", "--out", tmp_path / "tables"]
+    code, _, error = run("sginet-eval", *data, *args, **ascii_only)
+    assert code == 0, error
+    assert b"gr\xfcn1.png" in (tmp_path / "tables" / "pictures.csv").read_bytes()
+    args = ["--rate", "both", "--epochs", "1", "--sem", "small", "--width", "4"]
+    args += ["--sem-weights", "untrained", "--crop", "64", "--batch", "2"]
+    args += ["--vgg-width", "8", "--out", tmp_path / "run"]
+    code, _, error = run("sginet-train", *data, *args, **ascii_only)
+    assert code == 0, error
+    assert (tmp_path / "run" / "model" / "config.json").exists()
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_cards_print_in_any_encoding(encoding):
     assert run("sginet-weights", "tiny", PYTHONIOENCODING=encoding)[0] == 0
