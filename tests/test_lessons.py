@@ -138,7 +138,9 @@ def test_the_first_cell_installs_where_nothing_is_installed(tmp_path):
     assert here != cell
     script = tmp_path / "cell.py"
     script.write_text(SCRIPT.format(cell=here))
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+    # IPython adds what an activated environment holds
+    outside = {"PYTHONPATH", "VIRTUAL_ENV"}
+    env = {k: v for k, v in os.environ.items() if k not in outside} | {
         "PIP_NO_DEPS": "1",
         "PIP_NO_BUILD_ISOLATION": "0",
         "PIP_NO_INDEX": "1",

@@ -53,12 +53,18 @@ def address(built):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def chromium():
+    """Starts Chromium; one for the module, since Playwright runs once in a thread."""
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+        yield partial(p.chromium.launch, executable_path=CHROMIUM)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    browser = chromium(args=FLAGS)
+    yield browser
+    browser.close()
 
 
 @pytest.fixture
@@ -188,14 +194,11 @@ export const InferenceSession = { create: async () => ({ run }) };
 
 
 @pytest.fixture(scope="module")
-def graphics():
+def graphics(chromium):
     """A browser that offers WebGPU."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        flags = [*FLAGS[:2], *GRAPHICS]
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
+    browser = chromium(args=[*FLAGS[:2], *GRAPHICS])
+    yield browser
+    browser.close()
 
 
 @pytest.mark.parametrize("right", [True, False])

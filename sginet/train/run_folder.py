@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 from matplotlib.figure import Figure
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..models.sginet import SGINet
@@ -149,7 +150,7 @@ def _write(self: RunFolder, randoms: list[dict]) -> None:
         panel = self.folder / "panels" / f"epoch_{self.epoch:04d}.png"
         with _synced_file(panel) as f:
             figure.savefig(f, format="png", dpi=90)
-    except (OSError, RuntimeError) as fault:
+    except (OSError, RuntimeError, SafetensorError) as fault:
         raise TrainingError(
             f"{self.folder}: epoch {self.epoch} could not be written ({fault}); "
             "what was written before is complete: make room and resume"
