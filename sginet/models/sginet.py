@@ -184,7 +184,7 @@ def bytes_needed(self: SGINet, height: int, width: int) -> int:
         return int(pixels * (130 * c + 200) + 30e6)
     threads = min(4, torch.get_num_threads())
     fixed = 40e6 + 20e6 * threads + (170e6 if isinstance(self.sem, PSPNet) else 0)
-    return int(pixels * (33 * c + 90) + fixed)
+    return int(pixels * (41 * c + 90) + fixed)
 
 # %% ../../nbs/models/05_sginet.ipynb #1955f1c5
 def _upsampled_rows(
