@@ -106,11 +106,11 @@ def _pillow_limit_lifted(max_pixels: float | None) -> Iterator[None]:
     try:
         yield
     finally:
-        with _lifting:
-            if lift and len(_lifted) == 1:  # the last thread that needs it lifted
-                Image.MAX_IMAGE_PIXELS = limit
-            if lift:
+        if lift:
+            with _lifting:
                 _lifted.pop()
+                if not _lifted:  # no other thread needs it lifted
+                    Image.MAX_IMAGE_PIXELS = limit
 
 # %% ../nbs/00_image_files.ipynb #90356470
 def _check_size(img: Image.Image, max_pixels: float | None) -> None:

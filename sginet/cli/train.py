@@ -18,6 +18,7 @@ from sginet.cli.common import (
     prepare_folder,
     print_error,
     run_command,
+    started_by_torchrun,
 )
 
 # %% ../../nbs/cli/06_train.ipynb #9ff507bd
@@ -148,8 +149,7 @@ def _check_folders(out, resume, opt):
         raise FileExistsError(
             f"{out} exists; choose another --out, or --resume {out} to continue it"
         )
-    first = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
-    if first:  # of torchrun's processes, the one that writes
+    if not started_by_torchrun() or os.environ["RANK"] == "0":  # the one that writes
         prepare_folder(Path(resume) if resume else Path(out).absolute().parent)
 
 # %% ../../nbs/cli/06_train.ipynb #67855d4d

@@ -278,7 +278,7 @@ def _untouched(module: nn.Module) -> bool:
             return False
     return all(_as_written(cls) for cls in {type(m) for m in module.modules()})
 
-
+# %% ../../nbs/models/09_inference.ipynb #5d2e8a41
 def _in_float32(module: nn.Module) -> bool:
     "Whether weights and statistics are plain float32 tensors on a CPU."
     state = [*module.parameters(), *module.buffers()]
