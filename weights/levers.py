@@ -2,10 +2,11 @@
 
     python weights/levers.py --shared SHARED --out RUN
 
-RUN is a folder in which `train_tiny.py sem` has ended. Each variant of CHANGES is trained for
-the same number of steps on the same pictures and rain, measured on every eighth picture of
-CamVid's and the streets' validation, and adds a row to RUN/levers.csv; what is there already is
-not done again.
+RUN is a folder in which `train_tiny.py sem` has ended, or --start names a trained model. Each
+variant of CHANGES is trained for the same number of steps on the same pictures and rain,
+measured on every eighth picture of CamVid's and the streets' validation, and adds a row to
+RUN/levers.csv; what is there already is not done again. `--only guidance --seeds 3` trains a
+new SIM of each form of guidance with three seeds.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from train_tiny import derain_learner, fit
 from sginet.evaluate.tables import read_csv, write_csv
 from sginet.train.callbacks import StopAfter
 
-# what a variant changes: weights of the losses, or `widths` of FRM and SIM
+# what a variant changes: weights of the losses, `widths` of FRM and SIM, or the guidance
 CHANGES = {
     "as shipped": {},
     "without SSIM": dict(ssim=0),
@@ -34,6 +35,9 @@ CHANGES = {
     "FRM 6, SIM 10": dict(widths=(6, 10)),
     "FRM 12, SIM 8": dict(widths=(12, 8)),
     "FRM 8, SIM 12": dict(widths=(8, 12)),
+    "guidance index": dict(guidance="index"),
+    "guidance onehot": dict(guidance="onehot"),
+    "guidance scores": dict(guidance="scores"),
 }
 SETS = ("camvid", "streets")
 
@@ -63,6 +67,7 @@ def measure(args: argparse.Namespace, name: str) -> dict:
     seconds, parts = time.perf_counter() - began, (model.frm, model.sim)
     facts = dict(
         variant=name,
+        seed=args.seed,
         steps=args.steps,
         seconds=round(seconds),
         parameters=sum(p.numel() for part in parts for p in part.parameters()),
@@ -78,7 +83,9 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True, help="the data sets")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
     parser.add_argument("--steps", type=int, default=200, help="of each variant")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="of each variant")
+    parser.add_argument("--only", default="", help="variants whose name contains this")
+    parser.add_argument("--start", help="a trained model to go on from, such as tiny")
     parser.add_argument(
         "--eager", action="store_true", help="do not compile FRM and SIM"
     )
@@ -86,11 +93,13 @@ def main() -> None:
     args.epochs = 1
     file = args.out / "levers.csv"
     rows = read_csv(file) if file.exists() else []
-    for name in CHANGES:
-        if not any(row["variant"] == name for row in rows):
-            rows.append(measure(args, name))
-            write_csv(rows, file)
-            print(rows[-1], flush=True)
+    for args.seed in range(args.seeds):
+        for name in CHANGES:
+            done = any((r["variant"], r["seed"]) == (name, args.seed) for r in rows)
+            if args.only in name and not done:
+                rows.append(measure(args, name))
+                write_csv(rows, file)
+                print(rows[-1], flush=True)
 
 
 if __name__ == "__main__":

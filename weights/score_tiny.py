@@ -158,7 +158,7 @@ def measure_pair(model, files):
     )
 
 
-def _local_luma(x):
+def local_luma(x):
     """Luma of `1×3×H×W` averaged over boxes, only pixels inside the picture counting."""
     weights = x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     luma = (x * weights).sum(1, keepdim=True)
@@ -169,7 +169,7 @@ def measure_blobs(model, file, out):
     """The share of a real picture that comes out much darker; both are kept, side by side."""
     rain = as_batch(file)[0]
     refined = model(rain).refined
-    darker = _local_luma(rain) - _local_luma(refined)
+    darker = local_luma(rain) - local_luma(refined)
     both = torch.cat([rain, refined], 3)[0].permute(1, 2, 0)
     out.mkdir(parents=True, exist_ok=True)
     pixels = both.mul(255).round().byte().numpy()

@@ -238,6 +238,7 @@ class Loss(LearnerLoss):
 def derain_learner(
     args: argparse.Namespace,
     widths: tuple[int, int] = (WIDTH, WIDTH),  # of FRM and SIM
+    guidance: str = "",  # a form of guidance for a SIM that begins anew
     **changes: float,  # of the weights of the losses
 ) -> DerainLearner:
     """A Learner of FRM and SIM, with the SEM of the first step, or with those of --start."""
@@ -255,6 +256,8 @@ def derain_learner(
     if widths != (WIDTH, WIDTH):
         model.frm = FRM(widths[0], "scaled", "half")
         model.sim = SIM(widths[1], "scaled", "half", guidance=GUIDANCE)
+    if guidance:
+        model.sim = SIM(WIDTH, "scaled", "half", guidance=guidance)
     weights = WEIGHTS | changes
     learn = sginet_learner(
         loaders(args, (224, 224), 3, SHARES),
