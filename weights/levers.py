@@ -10,6 +10,7 @@ new SIM of each form of guidance with three seeds.
 """
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 
@@ -93,13 +94,14 @@ def main() -> None:
     args.epochs = 1
     file = args.out / "levers.csv"
     rows = read_csv(file) if file.exists() else []
-    for args.seed in range(args.seeds):
-        for name in CHANGES:
-            done = any((r["variant"], r["seed"]) == (name, args.seed) for r in rows)
-            if args.only in name and not done:
-                rows.append(measure(args, name))
-                write_csv(rows, file)
-                print(rows[-1], flush=True)
+    done = {(row["variant"], row["seed"]) for row in rows}
+    names = [name for name in CHANGES if args.only in name]
+    for seed, name in itertools.product(range(args.seeds), names):
+        if (name, seed) not in done:
+            args.seed = seed
+            rows.append(measure(args, name))
+            write_csv(rows, file)
+            print(rows[-1], flush=True)
 
 
 if __name__ == "__main__":
