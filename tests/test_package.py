@@ -321,7 +321,8 @@ def test_a_failing_check_does_not_keep_the_others_from_running(tmp_path):
     )
     assert done.returncode == 1
     assert done.stdout.rstrip().endswith("FAILED: lint notebooks")
-    assert "called python -m pytest -q -m not slow" in done.stdout
+    called = "called python -m pytest -q -n 2 --dist loadfile -m not slow"
+    assert called in done.stdout
 
 
 def test_line_ends_are_pinned():
