@@ -30,21 +30,26 @@ def class_map():
 
 
 def results(net):
-    """What the golden file holds, by name: thinned pictures, losses, gradient norms."""
-    rain, clean = (formula.picture((1, 3, 64, 96), seed) for seed in (11, 12))
+    """What the golden file holds, by name: thinned pictures, losses, gradient norms.
+
+    Computed where the network's parameters are."""
+    device = next(net.parameters()).device
+    pictures = (formula.picture((1, 3, 64, 96), seed) for seed in (11, 12))
+    rain, clean = (picture.to(device) for picture in pictures)
+    classes = class_map().to(device)
     with torch.no_grad():
         coarse = net.frm(rain)
-        refined, scores = net.sim(rain, coarse, class_map()), net.sem(coarse)
+        refined, scores = net.sim(rain, coarse, classes), net.sem(coarse)
     found = {"coarse": coarse[..., ::2, ::2], "refined": refined[..., ::2, ::2]}
     found["scores"] = scores[..., ::4, ::4]
     with warnings.catch_warnings():  # that it is a random network
         warnings.simplefilter("ignore")
         vgg = vgg16_features(width=8)
     vgg.load_state_dict(formula.state_dict(vgg, 1))
-    loss = SGINetLoss(net.sem, vgg)
+    loss = SGINetLoss(net.sem, vgg).to(device)
     net.zero_grad()
     coarse = net.frm(rain)
-    out = Derained(net.sim(rain, coarse, class_map()), coarse, net.sem(coarse), None)
+    out = Derained(net.sim(rain, coarse, classes), coarse, net.sem(coarse), None)
     loss(out, rain, clean).backward()
     found |= {f"loss_{k}": v for k, v in loss.terms.items()}
     for key, p in net.named_parameters():
