@@ -90,8 +90,8 @@ def test_an_unknown_option_is_one_line(command):
 
 
 WRONG = [
-    ("sginet-derain", 2, "--max-pixels", "-1"),
-    ("sginet-derain", 2, "--max-pixels", "nan"),
+    ("sginet-derain", 2, "--work-megapixels", "-1"),
+    ("sginet-derain", 2, "--work-megapixels", "nan"),
     ("sginet-derain", 2, "--max-megapixels", "0"),
     ("sginet-derain", 1, "--device", "xpu"),
     ("sginet-derain", 1, "--device", "cuda:99"),

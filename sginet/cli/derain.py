@@ -67,10 +67,10 @@ def _add_computing(add):
         help="refuse larger pictures (default: 64)",
     )
     add(
-        "--max-pixels",
-        type=number(float, least=1),
-        help="derain larger pictures at this many pixels, and bring the difference "
-        "back to full size along the picture's edges",
+        "--work-megapixels",
+        type=number(float, least=0.001),
+        help="derain larger pictures at this many megapixels, and bring the "
+        "difference back to full size along the picture's edges",
     )
     add("--device", help="where to compute (default: the GPU if there is one)")
     add(
@@ -180,7 +180,8 @@ def _load(opt):
     elif opt.compile:
         model.compile(dynamic=False)
     precision = torch.bfloat16 if opt.bfloat16 else None
-    return model, dict(work_pixels=opt.max_pixels, precision=precision)
+    work = opt.work_megapixels and opt.work_megapixels * 1e6
+    return model, dict(work_pixels=work, precision=precision)
 
 # %% ../../nbs/cli/03_derain.ipynb #a1979907
 def _work(opt, model, options, pairs, faults):
@@ -203,9 +204,9 @@ def _work(opt, model, options, pairs, faults):
 def _say(opt, done, total, left, waited):
     there = f", {total - left} were there already" if left < total else ""
     print(f"{done} of {total} pictures derained into {opt.out}{there}")
-    if opt.max_pixels:
+    if opt.work_megapixels:
         print(
-            f"pictures of more than {opt.max_pixels / 1e6:g} megapixels were derained "
+            f"pictures of more than {opt.work_megapixels:g} megapixels were derained "
             "at that size; the difference was brought back to full size"
         )
     if done > 1:

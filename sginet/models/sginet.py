@@ -246,7 +246,7 @@ def _working_size(
     raise ImageError(
         f"{size[0]}×{size[1]} needs about {(fixed + work) / 1e9:.1f} GB and"
         f" {free / 1e9:.1f} GB are free; {fits / 1e6:.2f} megapixels would fit"
-        " (work_pixels, or --max-pixels)"
+        " (work_pixels, or --work-megapixels)"
     )
 
 # %% ../../nbs/models/05_sginet.ipynb #45407537
