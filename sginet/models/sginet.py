@@ -234,13 +234,11 @@ def _working_size(
     n, _, h, w = x.shape
     scale = min(1, ((work_pixels or h * w) / (h * w)) ** 0.5)
     size = [max(1, round(side * scale)) for side in (h, w)]
-    if free is None:
-        return size
     least = model.bytes_needed(1, 1)
     # at full size: the picture, the result, and its copy of the kind that is returned
     fixed = n * (least + (36 * h * w if scale < 1 else 0))
     work = n * (model.bytes_needed(*size) - least)
-    if fixed + work < free:
+    if free is None or fixed + work < free:
         return size
     fits = max(0, free - fixed) / max(1, work) * size[0] * size[1]
     raise ImageError(
