@@ -235,6 +235,8 @@ def outputs(cell, before, folder, stem, count):
             file = folder / f"{stem}-{next(count)}.svg"
             file.write_text("".join(data["image/svg+xml"]), encoding="utf-8")
             said.append(f"![{alt(cell.source, before)}](images/{file.name})")
+        elif "sginet-slider" in data.get("text/html", ""):
+            said.append(data["text/html"])
         elif "text/markdown" in data:
             said.append(data["text/markdown"])
         elif "text/plain" in data and not re.match(
