@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -136,3 +137,76 @@ def test_it_can_be_searched(site):
         if "contrastive" in (d["title"] + d["text"]).lower()
     }
     assert {"losses/01_csd.html", "lessons/4_contrast.html"} <= found
+
+
+# ---- sliders, in a real browser
+
+
+@pytest.fixture(scope="module")
+def page(site):
+    """The notebook of the sliders, on a phone's screen."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.faults = []
+        page.on("pageerror", lambda fault: page.faults.append(str(fault)))
+        page.goto((site / "interpret/05a_sliders.html").as_uri())
+        yield page
+        assert page.faults == []
+        browser.close()
+
+
+def drag(page, inside, start, end):
+    """Press at a place of an element, in shares of its size, and let go at another."""
+    inside.scroll_into_view_if_needed()
+    box = inside.bounding_box()
+    (x0, y0), (x1, y1) = (
+        (box["x"] + x * box["width"], box["y"] + y * box["height"])
+        for x, y in (start, end)
+    )
+    page.mouse.move(x0, y0)
+    page.mouse.down()
+    page.mouse.move(x1, y1, steps=4)
+    page.mouse.up()
+
+
+def test_the_line_between_two_pictures_is_dragged(page):
+    figure = page.locator(".sginet-slider[data-kind=compare]").first
+    drag(page, figure.locator(".stage"), (0.5, 0.5), (0.2, 0.5))
+    line, stage = (figure.locator(part).bounding_box() for part in (".line", ".stage"))
+    assert abs((line["x"] - stage["x"]) / stage["width"] - 0.2) < 0.05
+    assert stage["width"] > 250 and stage["x"] + stage["width"] <= 390
+
+
+def test_a_series_is_moved_by_keyboard(page):
+    figure = page.locator(".sginet-slider[data-kind=steps]").first
+    figure.locator("input").focus()
+    page.keyboard.press("ArrowRight")
+    assert figure.locator("output").text_content() == "200 mm/h"
+    assert figure.locator("input").get_attribute("aria-valuetext") == "200 mm/h"
+    shown = [img.is_visible() for img in figure.locator("img").all()]
+    assert shown == [False] * 4 + [True]
+
+
+def test_a_point_is_dragged_over_its_plane(page):
+    figure = page.locator(".sginet-slider[data-kind=plane]").first
+    drag(page, figure.locator(".plane"), (0.1, 0.1), (0.5, 0.5))
+    middle = figure.locator("output").text_content()
+    drag(page, figure.locator(".plane"), (0.5, 0.5), (0.98, 0.02))
+    corner = figure.locator("output").text_content()
+    assert middle == "height 0.00" and corner == "height 1.00"
+    figure.locator("input").first.focus()
+    page.keyboard.press("ArrowLeft")
+    assert figure.locator("output").text_content() not in (corner, middle)
+
+
+def test_the_lessons_have_sliders(site):
+    found = {
+        lesson.stem: lesson.read_text(encoding="utf-8").count('class="sginet-slider"')
+        for lesson in (site / "lessons").glob("[1-9]_*.html")
+    }
+    assert sum(n > 0 for n in found.values()) >= 7, found
