@@ -322,11 +322,14 @@ def test_upload_chosen_dropped_pasted_bad_and_large(page, tmp_path):
 
     for event, colour in (("drop", "red"), ("paste", "green")):
         out = io.BytesIO()
-        Image.new("RGB", (300, 200), colour).save(out, "PNG")
+        size = (300, 200) if event == "drop" else (200, 300)
+        Image.new("RGB", size, colour).save(out, "PNG")
         data = base64.b64encode(out.getvalue()).decode()
         with derain.changes(".sg-left"):
             target = ".sg-upload" if event == "drop" else "body"
             page.evaluate(PUT_FILE, [target, data, f"{colour}.png", event])
+    box = derain.frame().bounding_box()  # a portrait fits into the window as well
+    assert box["height"] > box["width"] and box["height"] <= 0.77 * 1000
     with derain.changes():
         derain.seen(".sg-choices button:has-text('drawn street 1')").first.click()
     derain.status("Answered")
@@ -590,6 +593,14 @@ def test_phone_and_dark(browser, address):
     fingers.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     zoomed = derain.seen(".sg-zoomed").first.evaluate("e => e.style.transform")
     assert float(re.search(r"scale\(([\d.]+)\)", zoomed)[1]) > 1.5
+    guide = Panel(page, "Guidance")  # a wide table scrolls in its own frame
+    guide.status("Other names move the picture by")
+    table = guide.seen(".sg-table").first
+    assert table.evaluate("e => e.scrollWidth > e.clientWidth")
+    assert table.evaluate("e => getComputedStyle(e).overflowX") == "auto"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    guide.settled()
+    guide.shot("phone-dark-guidance")
     watch = Panel(page, "Training")  # its charts follow the theme
     watch.status("The recorded training")
     words = watch.seen(".sg-charts svg text").first
