@@ -459,7 +459,7 @@ def shown_error(page):
 
 def test_attribution_asked_shown_and_cancelled(page):
     ask = Panel(page, "Attribution")
-    ask.status("Ready. Press 'Explain'")
+    ask.status("Ready. Press")
     empty = ask.frame(1).evaluate("e => e.dataset.empty")
     assert empty == "Press 'Explain'"
     assert "explain(session, scene" in ask.seen(".sg-code pre").first.text_content()
