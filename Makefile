@@ -16,13 +16,15 @@ PIP := $(BIN)/python .ci/install.py $(if $(TORCH_INDEX),--extra-index-url $(TORC
 demo: $(STAMP)
 	$(BIN)/sginet-demo
 
-# JupyterLab at the index, its table of contents open beside it, in a workspace of its own
+# JupyterLab at the index, its table of contents open beside it, in a workspace of its own; a
+# notebook that is run and saved differs in its outputs alone
 lab: export JUPYTERLAB_WORKSPACES_DIR = $(CURDIR)/.venv/workspaces
 lab: $(STAMP)
 	@$(BIN)/jupyter lab workspaces import .ci/lab.jupyterlab-workspace
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/workspaces/sginet \
 		--LabApp.news_url=None \
-		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+		--ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter
 
 # the explorers as one page, for this machine's own browser alone
 app: $(STAMP)

@@ -233,6 +233,9 @@ def test_first_screen_is_a_result(page):
     derain.status("SGINet changed the picture by")
     assert derain.seen(".sg-name").all_inner_texts() == ["rain", "refined"]
     assert derain.seen(".sg-choices button").count() == 5
+    # the stages in the order in which they are made; no control that does not apply
+    assert derain.seen("tbody th").all_inner_texts() == ["rain", "coarse", "refined"]
+    assert derain.seen("text=my picture is rainy already").count() == 0
     assert page.title().startswith("SGINet")
     assert page.locator("link[rel=icon][href^='data:image/svg']").count() == 1
     assert page.foreign == []
@@ -259,7 +262,8 @@ def test_zoom_pan_and_readout(page):
     box = derain.frame().bounding_box()
     page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.25 * box["height"])
     readout = derain.seen(".sg-readout").first.inner_text()
-    assert re.match(r"x 38\d, y 6\d · rain: RGB \d+ \d+ \d+ · refined: RGB", readout)
+    words = r"x 38\d, y 6\d · [a-z ]+ · rain: RGB \d+ \d+ \d+ · refined: RGB"
+    assert re.match(words, readout)  # pixel, class and values
     transform = "e => e.style.transform"
     zoomed = derain.seen(".sg-zoomed").first
     before = zoomed.evaluate(transform)
@@ -302,6 +306,7 @@ def test_upload_chosen_dropped_pasted_bad_and_large(page, tmp_path):
     with derain.changes():
         chooser.set_input_files(tmp_path / "china.jpg")
     assert derain.seen(".sg-choices [aria-checked=true]").inner_text() == "my own"
+    assert derain.seen("text=my picture is rainy already").count() == 1
     kept = derain.hash(".sg-right")
     for name, words in (
         ("notes.png", "notes.png: not a picture"),
@@ -317,11 +322,14 @@ def test_upload_chosen_dropped_pasted_bad_and_large(page, tmp_path):
 
     for event, colour in (("drop", "red"), ("paste", "green")):
         out = io.BytesIO()
-        Image.new("RGB", (300, 200), colour).save(out, "PNG")
+        size = (300, 200) if event == "drop" else (200, 300)
+        Image.new("RGB", size, colour).save(out, "PNG")
         data = base64.b64encode(out.getvalue()).decode()
         with derain.changes(".sg-left"):
             target = ".sg-upload" if event == "drop" else "body"
             page.evaluate(PUT_FILE, [target, data, f"{colour}.png", event])
+    box = derain.frame().bounding_box()  # a portrait fits into the window as well
+    assert box["height"] > box["width"] and box["height"] <= 0.77 * 1000
     with derain.changes():
         derain.seen(".sg-choices button:has-text('drawn street 1')").first.click()
     derain.status("Answered")
@@ -347,8 +355,10 @@ def test_rain_by_every_control(page):
     rain.choose("show", "distance")
     bar = rain.seen(".sg-bar").first
     bar.wait_for(timeout=LONG)
-    assert re.search(r"0\s+\d+(\.\d+)? m", bar.inner_text())
+    assert re.search(r"0 m\s+\d+(\.\d+)? m", bar.inner_text())
     rain.shot("rain")
+    rain.choose("show", "light let through")
+    rain.seen(".sg-bar:has-text('100%')").wait_for(timeout=LONG)
     with rain.changes():
         rain.choose("show", "the rainy picture")
     rain.press("rain, mm/h", "Home")
@@ -390,6 +400,9 @@ def test_guidance(page):
     names = guide.seen(".sg-name").all_inner_texts()
     assert names[:2] == ["refined", "difference, amplified"]
     assert guide.seen(".sg-choices").first.locator("button").count() == 25
+    assert re.search(
+        r"-[\d.]+%\s+0\s+[\d.]+%", guide.seen(".sg-bar").first.inner_text()
+    )
     guide.shot("guidance")
     for kind in "one class everywhere", "true labels", "from another street":
         with guide.changes():
@@ -446,7 +459,10 @@ def shown_error(page):
 
 def test_attribution_asked_shown_and_cancelled(page):
     ask = Panel(page, "Attribution")
-    ask.status("Ready")
+    ask.status("Ready. Press")
+    empty = ask.frame(1).evaluate("e => e.dataset.empty")
+    assert empty == "Press 'Explain'"
+    assert "explain(session, scene" in ask.seen(".sg-code pre").first.text_content()
     ask.choose("work at, px wide", "128")
     ask.settled()
     ask.drag((0.6, 0.45), (0.8, 0.7))
@@ -493,6 +509,9 @@ def test_attribution_asked_shown_and_cancelled(page):
 def test_training_recorded_and_followed(page, tmp_path):
     watch = Panel(page, "Training")
     watch.status("The recorded training of a small model")
+    charts = watch.seen(".sg-charts svg")
+    names = [chart.get_attribute("aria-label") for chart in charts.all()]
+    assert names[0].startswith("psnr") and "l_csd over the epochs" in names
     watch.shot("training")
     watch.field("run folder", "input").fill(str(tmp_path / "none"))
     page.keyboard.press("Enter")
@@ -507,17 +526,31 @@ def test_training_recorded_and_followed(page, tmp_path):
     page.keyboard.press("Enter")
     watch.status("2 epochs")
     watch.seen("text=follow: read again").first.click()
-    with watch.changes(".sg-curves"), open(history, "a") as f:
+    before = watch.seen(".sg-charts").inner_html()
+    with open(history, "a") as f:
         f.write("2,2.1,23.0\n")
     watch.status("3 epochs")
+    wait_until(lambda: watch.seen(".sg-charts").inner_html() != before)
     watch.seen("text=follow: read again").first.click()
 
 
 def test_python_is_copied(page):
     rain = Panel(page, "Rain")
     rain.settled()
-    rain.seen(".sg-code summary").first.click()
-    code = rain.seen(".sg-code pre").first.inner_text()
+    button = rain.seen(".sg-code button").first
+    button.click()  # copied at once
+    wait_until(lambda: button.inner_text() == "copied")
+    page.evaluate(
+        """() => {
+          const field = document.createElement("textarea");
+          document.body.append(field);
+          field.id = "pasted";
+          field.focus();
+        }"""
+    )
+    page.keyboard.press("Control+V")
+    code = page.locator("#pasted").input_value()
+    page.locator("#pasted").evaluate("e => e.remove()")
     assert "show_rain(session, scene, settings).figure()" in code
     compile(code, "cell", "exec")
 
@@ -538,6 +571,10 @@ def test_phone_and_dark(browser, address):
     assert frame["width"] <= 390
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert derain.frame().evaluate("e => getComputedStyle(e).touchAction") == "pan-y"
+    for label in page.locator(".lm-TabBar-tabLabel").all():  # no tab is cut off
+        assert label.evaluate("e => e.scrollWidth <= e.clientWidth")
+        box = label.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
     handle = derain.seen(".noUi-handle").first.bounding_box()
     assert handle["width"] >= 24 and handle["height"] >= 24
     ground, text = (
@@ -556,6 +593,20 @@ def test_phone_and_dark(browser, address):
     fingers.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     zoomed = derain.seen(".sg-zoomed").first.evaluate("e => e.style.transform")
     assert float(re.search(r"scale\(([\d.]+)\)", zoomed)[1]) > 1.5
+    guide = Panel(page, "Guidance")  # a wide table scrolls in its own frame
+    guide.status("Other names move the picture by")
+    table = guide.seen(".sg-table").first
+    assert table.evaluate("e => e.scrollWidth > e.clientWidth")
+    assert table.evaluate("e => getComputedStyle(e).overflowX") == "auto"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    guide.settled()
+    guide.shot("phone-dark-guidance")
+    watch = Panel(page, "Training")  # its charts follow the theme
+    watch.status("The recorded training")
+    words = watch.seen(".sg-charts svg text").first
+    ink = words.evaluate("e => getComputedStyle(e).fill")
+    assert sum(map(int, re.findall(r"\d+", ink)[:3])) > 500
+    watch.shot("phone-dark-training")
     page.close()
 
 

@@ -1,6 +1,8 @@
 """The hooks before a commit, in a repository of their own; they fetch nothing."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +96,29 @@ def test_a_notebook_with_metadata_is_cleaned_and_the_commit_stopped(tree):
     assert code == 1 and "cleaned" in said
     assert "scrolled" not in path.read_text(encoding="utf-8")
     path.write_bytes(before)
+
+
+def test_a_notebook_saved_in_jupyterlab_keeps_its_metadata(tree):
+    """`make lab` leaves out what JupyterLab adds to a notebook that is run and saved."""
+    from jupyter_server.services.contents.largefilemanager import LargeFileManager
+
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "--LabApp.news_url=None" in makefile  # and no news pop up
+    hook = re.search(r"--ContentsManager.pre_save_hook=(\S+)", makefile)[1]
+    path = tree / "nbs/losses/01_csd.ipynb"
+    before = path.read_text(encoding="utf-8")
+    content = json.loads(before)
+    content["metadata"]["kernelspec"]["display_name"] = "Python 3 (ipykernel)"
+    content["metadata"]["language_info"] = {"name": "python", "version": "3.11.2"}
+    for i, cell in enumerate(content["cells"]):
+        cell["metadata"]["execution"] = {"iopub.status.busy": "now"}
+        if cell["cell_type"] == "code":
+            cell["execution_count"] = i
+    manager = LargeFileManager(root_dir=str(tree), pre_save_hook=hook)
+    model = {"type": "notebook", "format": "json", "content": content}
+    manager.save(model, "nbs/losses/01_csd.ipynb")
+    assert json.loads(path.read_text(encoding="utf-8")) == json.loads(before)
+    path.write_text(before, encoding="utf-8")
 
 
 def test_a_module_edited_by_hand_is_stopped(tree):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
@@ -255,27 +255,45 @@ def html_table(head: list, rows: list[list]) -> str:
     table = f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="sg-table" tabindex="0">{table}</div>'
 
+# %% ../../nbs/interpret/05_figures.ipynb #bc38fd25
+_CURVE = "#0072B2"  # of curves and dots
+
 # %% ../../nbs/interpret/05_figures.ipynb #8bdfc907
 def dot_figure(values: list[float], title: str) -> Figure:
     """Draw numbers in 0..1 in their order, one dot each."""
     fig = Figure(figsize=(4.6, 1.3), layout="constrained")
     ax = fig.subplots()
-    ax.plot(values, "o", ms=3, color="#0072B2")
+    ax.plot(values, "o", ms=3, color=_CURVE)
     ax.set_title(title, fontsize=9)
     ax.set(ylim=(-0.05, 1.05))
     ax.tick_params(labelsize=8)
     ax.grid(axis="y", lw=0.4)
     return fig
 
-
+# %% ../../nbs/interpret/05_figures.ipynb #addcface
 def figure_png(fig: Figure, dpi: int = 100) -> bytes:
     """Encode a matplotlib figure as PNG."""
     out = io.BytesIO()
     fig.savefig(out, format="png", dpi=dpi)
     return out.getvalue()
 
+# %% ../../nbs/interpret/05_figures.ipynb #4a09f7cb
+def figure_svg(
+    fig: Figure,
+    label: str,  # what it shows, for who cannot see it
+) -> str:
+    """Encode a matplotlib figure as SVG for a page, in the colours of the page."""
+    out = io.StringIO()
+    with rc_context({"svg.fonttype": "none"}):
+        fig.savefig(out, format="svg", transparent=True)
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
+    svg = svg.replace(_CURVE.lower(), f"var(--sg-accent, {_CURVE})")
+    words = f'role="img" aria-label="{html.escape(label)}" fill="currentColor"'
+    return svg.replace("<svg ", f"<svg {words} ", 1)
+
 # %% ../../nbs/interpret/05_figures.ipynb #a9a6b95b
-_QUALITY = ("psnr", "ssim_y", "miou", "accuracy", "gain")
+_QUALITY = ("psnr", "ssim", "miou", "accuracy", "gain")
 
 
 def _running_epochs(history):
@@ -301,6 +319,18 @@ def _changing_columns(history):
     return sorted(columns, key=lambda name: not name.lower().startswith(_QUALITY))
 
 # %% ../../nbs/interpret/05_figures.ipynb #422f1e5a
+def _plot_column(ax, epochs, borders, name, values):
+    """One column of a history over the epochs, with the borders of the stages."""
+    ax.plot(epochs, values, ".-", color=_CURVE, ms=4)
+    for border in borders:
+        ax.axvline(border, color="0.6", lw=0.8, ls=":")
+    term = name.removeprefix("l_")
+    ax.set_title(name if term == name else f"loss term: {term}", fontsize=9)
+    ax.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.tick_params(labelsize=7)
+
+# %% ../../nbs/interpret/05_figures.ipynb #fc895cbf
 def history_figure(
     history: dict[str, list[float]],  # column to numbers, NaN where there is none
 ) -> Figure:
@@ -311,16 +341,23 @@ def history_figure(
     fig = Figure(figsize=(10, 1.9 * rows), layout="constrained")
     axes = fig.subplots(rows, 4, squeeze=False).flat
     for ax, name in zip(axes, names):
-        ax.plot(epochs, history[name], ".-", color="#0072B2", ms=4)
-        for border in borders:
-            ax.axvline(border, color="0.6", lw=0.8, ls=":")
-        quality = name.lower().startswith(_QUALITY)
-        ax.set_title(name if quality else f"loss term: {name}", fontsize=9)
-        if "loss" in name:
-            ax.set_title(name, fontsize=9)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.tick_params(labelsize=7)
+        _plot_column(ax, epochs, borders, name, history[name])
     for ax in fig.axes[len(names) :]:
         ax.axis("off")
     fig.supxlabel("epoch", fontsize=8)
     return fig
+
+# %% ../../nbs/interpret/05_figures.ipynb #cd3a1451
+def history_charts(
+    history: dict[str, list[float]],  # column to numbers, NaN where there is none
+) -> list[str]:
+    """Draw each column of a training history that changes as an SVG of its own."""
+    epochs, borders = _running_epochs(history)
+    charts = []
+    for name in _changing_columns(history):
+        fig = Figure(figsize=(2.7, 1.8), layout="constrained")
+        ax = fig.subplots()
+        _plot_column(ax, epochs, borders, name, history[name])
+        ax.set_xlabel("epoch", fontsize=8)
+        charts.append(figure_svg(fig, f"{name} over the epochs"))
+    return charts

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GuidanceExplorer']
 
-# %% ../../nbs/interpret/13_guidance.ipynb #9cf106db
+# %% ../../nbs/interpret/13_guidance.ipynb #575b6158
 from collections.abc import Callable
 
 import ipywidgets
@@ -13,12 +13,12 @@ import traitlets as T
 from fastcore.basics import patch
 
 from sginet.interpret.explorers import (
-    Explorer,
-    default_session,
+    QueryExplorer,
     heading,
     scene_controls,
+    show_if,
 )
-from .figures import dot_figure, figure_png, html_table
+from .figures import dot_figure, figure_svg
 from sginet.interpret.layers import (
     LayerSettings,
     channel_thumbnails,
@@ -26,17 +26,11 @@ from sginet.interpret.layers import (
     show_layer,
 )
 from .queries import GuidanceSettings, show_guidance
-from .session import SceneSettings, Session, python_code
-from sginet.interpret.widgets import (
-    Choices,
-    PicturePair,
-    make_control,
-    show_answer,
-    show_views,
-)
+from .session import SceneSettings, Settings
+from .widgets import Choices, PicturePair, make_control, show_views
 
-# %% ../../nbs/interpret/13_guidance.ipynb #a4db6dec
-class GuidanceExplorer(Explorer):
+# %% ../../nbs/interpret/13_guidance.ipynb #c228a446
+class GuidanceExplorer(QueryExplorer):
     """The stages under a dividing line, other guidance for SIM, and what a layer carries."""
 
     title = "Guidance"
@@ -46,120 +40,114 @@ class GuidanceExplorer(Explorer):
         "it on the picture, or focus the picture and use the arrow keys (with shift: its "
         "size); for the brush, paint on the picture."
     )
+    query = staticmethod(show_guidance)
+    kind = GuidanceSettings
+    stages = "inputs", "refined"
 
-    def __init__(
-        self,
-        session: Session | None = None,  # None: with the shipped model
-        scene: SceneSettings | None = None,
-        start: bool = True,  # compute at once
-    ):
-        self.session = session or default_session()
-        self.settings = GuidanceSettings()
-        self.layer = LayerSettings()
-        self.picture, self.inside = PicturePair(), PicturePair(height="44vh")
-        self.pictures = [self.picture, self.inside]
-        self.table, self.attention = ipywidgets.HTML(), ipywidgets.Image(format="png")
-        self.attention.add_class("sg-curves")
-        self.layers = Choices(label="layer", value=self.layer.layer)
-        self.channels = Choices(label="channel", value=str(self.layer.channel))
-        controls = ipywidgets.VBox()
-        inside = [
-            heading("Inside a layer"),
-            self.layers,
-            heading("Its channels"),
-            self.channels,
+    def controls(self) -> list[ipywidgets.Widget]:
+        """Make the controls of the picture, of the guidance, and of what is shown."""
+        self.index = make_control(self.settings, "index")
+        self.clear = ipywidgets.Button(description="clear the brush")
+        self.clear.on_click(lambda button: self.settings.set_trait("strokes", ""))
+        names = "left", "right", "opacity", "palette"
+        shown = self.shown = {name: make_control(self.settings, name) for name in names}
+        scene = scene_controls(self, "picture", "rate", "seed", "width", "wet")
+        self._follow_settings()
+        return [
+            *scene,
+            heading("The semantic map that SIM is given"),
+            make_control(self.settings, "kind"),
+            self.index,
+            self.clear,
+            heading("What is shown"),
+            *shown.values(),
         ]
-        super().__init__(
-            ([controls], [self.picture, self.table]),
-            (inside, [self.inside, self.attention]),
-            scene=scene,
-        )
-        controls.children = self._controls()
-        self._link()
-        self.watch(self.scene, self.settings, self.layer, start=start)
 
-# %% ../../nbs/interpret/13_guidance.ipynb #4baa309a
-@patch
-def _controls(self: GuidanceExplorer):
-    self.index = make_control(self.settings, "index")
-    self.clear = ipywidgets.Button(description="clear the brush")
-    self.clear.on_click(lambda button: self.settings.set_trait("strokes", ""))
-    shown = "left", "right", "opacity", "palette"
-    return [
-        *scene_controls(self, "picture", "rate", "seed", "width", "wet"),
-        heading("The semantic map that SIM is given"),
-        make_control(self.settings, "kind"),
-        self.index,
-        self.clear,
-        heading("What is shown"),
-        *(make_control(self.settings, name) for name in shown),
-    ]
+    def watched(self) -> list[Settings]:
+        """List the settings whose changes ask for a new answer."""
+        return [self.settings, self.layer]
 
-# %% ../../nbs/interpret/13_guidance.ipynb #6a09ffb4
+# %% ../../nbs/interpret/13_guidance.ipynb #ef2d5b04
 @patch
-def _link(self: GuidanceExplorer):
-    """Connect the settings with the pictures and the thumbnails."""
-    T.link((self.settings, "box"), (self.picture, "box"), transform=(list, tuple))
-    T.link((self.settings, "strokes"), (self.picture, "strokes"))
-    T.link((self.layer, "layer"), (self.layers, "value"))
-    T.link((self.layer, "channel"), (self.channels, "value"), transform=(str, int))
+def _follow_settings(self: GuidanceExplorer):
+    """Connect the settings with the picture, and show the controls that matter."""
+    picks = {"painted box": "box", "painted by brush": "brush"}
 
     def used(change=None):
         kind = self.settings.kind
-        picks = {"painted box": "box", "painted by brush": "brush"}
         self.picture.pick = picks.get(kind, "")
-        self.index.disabled = kind not in ("one class everywhere", *picks)
-        self.clear.disabled = kind != "painted by brush"
+        show_if(kind in ("one class everywhere", *picks), self.index)
+        show_if(kind == "painted by brush", self.clear)
+        views = self.settings.left + self.settings.right
+        show_if("classes" in views, self.shown["opacity"], self.shown["palette"])
+
+    T.link((self.settings, "box"), (self.picture, "box"), transform=(list, tuple))
+    T.link((self.settings, "strokes"), (self.picture, "strokes"))
+    self.settings.observe(used, ["kind", "left", "right"])
+    used()
+
+# %% ../../nbs/interpret/13_guidance.ipynb #39578da3
+@patch
+def more_rows(self: GuidanceExplorer) -> list[tuple[list, list]]:
+    """Make the row of the layer: thumbnails of layers and channels beside its map."""
+    self.layer = LayerSettings()
+    self.inside, self.attention = PicturePair(height="44vh"), ipywidgets.HTML()
+    self.pictures.append(self.inside)
+    self.attention.add_class("sg-charts")
+    self.layers = Choices(label="layer", value=self.layer.layer)
+    self.channels = Choices(label="channel", value=str(self.layer.channel))
+    T.link((self.layer, "layer"), (self.layers, "value"))
+    T.link((self.layer, "channel"), (self.channels, "value"), transform=(str, int))
 
     def other_layer(change):
         self.layer.channel = -1
 
-    self.settings.observe(used, "kind")
     self.layer.observe(other_layer, "layer")
-    used()
     ipywidgets.jslink((self.picture, "view"), (self.inside, "view"))
+    title, more = heading("Inside a layer"), heading("Its channels")
+    left = [title, self.layers, more, self.channels]
+    return [(left, [self.inside, self.attention])]
 
-# %% ../../nbs/interpret/13_guidance.ipynb #38455949
+# %% ../../nbs/interpret/13_guidance.ipynb #702147f8
 @patch
-def compute(self: GuidanceExplorer, tick: Callable, scene: SceneSettings) -> Callable:
-    """Run the stages one after the other, show the views, then look into the layer."""
-    settings, layer = self.settings.snapshot(), self.layer.snapshot()
-    for step, act in enumerate((self.session.inputs, self.session.refined)):
-        self.say(f"Computing … (step {step + 1} of 4)")
-        act(scene)
-        tick()
-    answer = show_guidance(self.session, scene, settings)
-    tick()
-    show_answer(self.picture, answer)
-    self.picture.busy = False
-    self.note = answer.note
-    self.table.value = (
-        html_table(answer.rows[0], answer.rows[1:]) if answer.rows else ""
-    )
-    self.code.code = python_code(
-        "sginet.interpret.queries.show_guidance", scene, settings
-    )
-    self.say(f"{answer.note} Computing the layer …")
-    return self._look_inside(tick, scene, layer)
-
-# %% ../../nbs/interpret/13_guidance.ipynb #d8829f99
-@patch
-def _look_inside(self: GuidanceExplorer, tick, scene, layer):
+def look_inside(
+    self: GuidanceExplorer, tick: Callable, scene: SceneSettings, layer: LayerSettings
+) -> Callable:
     """Compute the layer's map, its channels and all thumbnails."""
     view, weights = show_layer(self.session, scene, layer)
     tick()
     layers = layer_thumbnails(self.session, scene)
     channels = channel_thumbnails(self.session, scene, layer.layer)
-    chart = b""
+    chart = ""
     if weights is not None:
         title = "weight of each channel by context attention, 0..1"
-        chart = figure_png(dot_figure(weights.tolist(), title), 80)
+        chart = figure_svg(dot_figure(weights.tolist(), title), title)
 
     def show():
         show_views(self.inside, None, view)
         self.layers.show(layers)
         self.channels.show(channels)
         self.attention.value = chart
-        self.attention.layout.display = "" if chart else "none"
 
     return show
+
+# %% ../../nbs/interpret/13_guidance.ipynb #1738765f
+@patch
+def compute(self: GuidanceExplorer, tick: Callable, scene: SceneSettings) -> Callable:
+    """Show the views, then look into the layer."""
+    layer = self.layer.snapshot()
+    QueryExplorer.compute(self, tick, scene)()
+    self.picture.busy = False
+    self.say(f"{self.note} Computing the layer …")
+    return self.look_inside(tick, scene, layer)
+
+# %% ../../nbs/interpret/13_guidance.ipynb #1a4d0f88
+@patch
+def show(self: GuidanceExplorer, answer, scene, settings) -> None:
+    """Show an answer, and offer the Python for it and for the layer."""
+    QueryExplorer.show(self, answer, scene, settings)
+    values = ", ".join(f"{n}={getattr(self.layer, n)!r}" for n in self.layer.as_text())
+    self.code.code += (
+        "\n\nfrom sginet.interpret.layers import LayerSettings, show_layer\n\n"
+        f"show_layer(session, scene, LayerSettings({values}))[0].image"
+    )

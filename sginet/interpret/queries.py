@@ -49,6 +49,7 @@ class Answer(NamedTuple):
     right: View
     rows: list[list[str]]  # of a table, its head first; empty: no table
     note: str = ""
+    classes: Tensor | None = None  # H×W train ids, named under the pointer
 
     def figure(self) -> Figure:
         """Draw both views side by side."""
@@ -70,7 +71,10 @@ def _warning_sentences(known, inputs, refined):
         right = inputs.cut(inputs.guidance)[:, 0].long().cpu() == known.labels
         share = right[known.labels != IGNORE].float().mean().item()
         if share < 0.9:
-            found.append(f"SEM is wrong in {1 - share:.0%} of the pixels here.")
+            found.append(
+                f"SEM, which finds the classes, is wrong in {1 - share:.0%} of the "
+                "pixels here."
+            )
     if known.clean is not None:
         coarse = inputs.cut(inputs.coarse).cpu()
         loss = psnr_y(coarse, known.clean) - psnr_y(refined, known.clean)
@@ -89,6 +93,17 @@ class DerainSettings(Settings):
         label="show", says="'refined' is the result; 'coarse' comes before SIM"
     )
 
+# %% ../../nbs/interpret/07_queries.ipynb #40c5285c
+def _quality_rows(pictures, clean):
+    """PSNR-Y and SSIM-Y of each picture against the clean one; no rows without one."""
+    if clean is None:
+        return []
+    rows = [["", "PSNR-Y", "SSIM-Y"]]
+    for name, x in pictures.items():
+        similarity = ssim_y(x.clamp(0, 1), clean).item()
+        rows.append([name, _decibels(x, clean), f"{similarity:.3f}"])
+    return rows
+
 # %% ../../nbs/interpret/07_queries.ipynb #f32dc0ed
 def show_derain(
     session: Session, scene: SceneSettings, settings: DerainSettings
@@ -97,24 +112,20 @@ def show_derain(
     known = session.scene(scene)
     refined = session.refined(scene)
     inputs = session.inputs(scene)
-    stages = {"refined": refined, "coarse": inputs.cut(inputs.coarse).cpu()}
-    stages["clean"] = known.clean
-    shown = stages[settings.right]
+    stages = {
+        "rain": known.rainy,
+        "coarse": inputs.cut(inputs.coarse).cpu(),
+        "refined": refined,
+    }
+    shown = {**stages, "clean": known.clean}[settings.right]
     if shown is None:
         raise ValueError("there is no clean picture of this one: it was rainy already")
     left, right = picture_view("rain", known.rainy), picture_view(settings.right, shown)
     change = (refined - known.rainy).abs().mean().item()
     note = f"SGINet changed the picture by {change:.1%} of the full range on average."
     note = " ".join([note, *_warning_sentences(known, inputs, refined)])
-    if known.clean is None:
-        return Answer(left, right, [], note)
-    pictures = {"rain": known.rainy, **stages}
-    del pictures["clean"]
-    rows = [["", "PSNR-Y", "SSIM-Y"]]
-    for name, x in pictures.items():
-        similarity = ssim_y(x.clamp(0, 1), known.clean).item()
-        rows.append([name, _decibels(x, known.clean), f"{similarity:.3f}"])
-    return Answer(left, right, rows, note)
+    classes = inputs.cut(inputs.guidance)[0, 0].long().cpu()
+    return Answer(left, right, _quality_rows(stages, known.clean), note, classes)
 
 # %% ../../nbs/interpret/07_queries.ipynb #6b21ce9e
 RAIN_LAYERS = [
@@ -135,17 +146,22 @@ class RainSettings(Settings):
     )
 
 # %% ../../nbs/interpret/07_queries.ipynb #9f4affed
+def _percent_view(name, x, signed=True, top=None):
+    """A map of shares, or of brightness in 0..1, in percent."""
+    return map_view(name, 100 * x, signed, top, "%")
+
+
 def _rain_view(rain, layer):
     if layer == "the rainy picture":
         return picture_view(layer, rain.rainy)
     if layer == "behind the streaks":
         return picture_view(layer, rain.veiled)
     if layer == "light of the streaks":
-        return map_view(layer, rain.streaks[0].mean(0), signed=False, unit="of 1")
+        return _percent_view(layer, rain.streaks[0].mean(0), signed=False)
     if layer == "share covered by drops":
-        return map_view(layer, rain.alpha[0, 0], signed=False, unit="of 1")
+        return _percent_view(layer, rain.alpha[0, 0], signed=False)
     if layer == "light let through":
-        return map_view(layer, rain.transmission[0, 0], False, 1.0, "of 1")
+        return _percent_view(layer, rain.transmission[0, 0], False, 100.0)
     metres = rain.depth[0, 0]
     return map_view(layer, metres, False, min(FAR, scale_top(metres)), "m")
 
@@ -158,13 +174,12 @@ def show_rain(session: Session, scene: SceneSettings, settings: RainSettings) ->
         note = "This picture was rainy already, so there are no layers to show."
         return Answer(own, own, [], note)
     rain = known.rain
-    rows = [["", "PSNR-Y", "SSIM-Y"]]
-    for name, x in (("rainy picture", rain.rainy), ("veil alone", rain.veiled)):
-        similarity = ssim_y(x.clamp(0, 1), known.clean).item()
-        rows.append([name, _decibels(x, known.clean), f"{similarity:.3f}"])
+    pictures = {"rainy picture": rain.rainy, "veil alone": rain.veiled}
+    rows = _quality_rows(pictures, known.clean)
     note = f"{rain.drops[0]:,} drops in view or just beside it."
     right = _rain_view(rain, settings.layer)
-    return Answer(picture_view("clean", known.clean), right, rows, note)
+    classes = None if known.labels is None else known.labels[0]
+    return Answer(picture_view("clean", known.clean), right, rows, note, classes)
 
 # %% ../../nbs/interpret/07_queries.ipynb #91c47306
 GUIDANCE_VIEWS = [
@@ -206,7 +221,10 @@ class GuidanceSettings(Settings):
         label="right", says="what is right of the dividing line"
     )
     opacity = Float(0.6, min=0, max=1).tag(
-        label="opacity of classes", step=0.05, says="of the class colours"
+        label="opacity of classes",
+        step=0.05,
+        percent=True,
+        says="of the class colours",
     )
     palette = Enum(["for every eye", "Cityscapes"], "for every eye").tag(
         label="colours", says="Cityscapes' own cannot be told apart by the colour-blind"
@@ -310,9 +328,9 @@ def _guidance_view(name, session, scene, settings, given, changed):
     if name in pictures:
         return picture_view(name, pictures[name])
     if name == "difference, amplified":
-        return map_view(name, (changed - refined).mean(1)[0], unit="of 1")
+        return _percent_view(name, (changed - refined).mean(1)[0])
     if name == "error of the refined picture":
-        return map_view(name, (refined - known.clean).mean(1)[0], unit="of 1")
+        return _percent_view(name, (refined - known.clean).mean(1)[0])
     classes = {
         "true classes": known.labels,
         "classes by SEM": inputs.cut(inputs.guidance)[:, 0],
@@ -391,4 +409,4 @@ def show_guidance(
     rows = []
     if known.clean is not None:
         rows = _region_table(known, inputs, refined, changed)
-    return Answer(left, right, rows, " ".join(sentences))
+    return Answer(left, right, rows, " ".join(sentences), classes)

@@ -5,20 +5,12 @@
 # %% auto #0
 __all__ = ['DerainExplorer', 'RainExplorer']
 
-# %% ../../nbs/interpret/12a_rain_explorers.ipynb #5803e2a4
-from collections.abc import Callable
-
+# %% ../../nbs/interpret/12a_rain_explorers.ipynb #e9c0cafc
 import ipywidgets
 from fastcore.basics import patch
 
 from ..images import to_pil
-from sginet.interpret.explorers import (
-    Explorer,
-    default_session,
-    heading,
-    scene_controls,
-)
-from .figures import html_table
+from .explorers import QueryExplorer, heading, scene_controls
 from .layers import Thumbnail
 from sginet.interpret.queries import (
     DerainSettings,
@@ -26,17 +18,11 @@ from sginet.interpret.queries import (
     show_derain,
     show_rain,
 )
-from sginet.interpret.session import (
-    SAMPLES,
-    SceneSettings,
-    Session,
-    make_scene,
-    python_code,
-)
-from .widgets import Choices, PicturePair, make_control, show_answer
+from .session import SAMPLES, SceneSettings, make_scene
+from .widgets import Choices, make_control
 
-# %% ../../nbs/interpret/12a_rain_explorers.ipynb #0f4652c2
-class DerainExplorer(Explorer):
+# %% ../../nbs/interpret/12a_rain_explorers.ipynb #628c0190
+class DerainExplorer(QueryExplorer):
     """Rain picture and result of a sample or of one's own picture."""
 
     title = "Derain"
@@ -44,49 +30,33 @@ class DerainExplorer(Explorer):
         "SGINet takes rain out of a street photograph. Drag the line: the rain picture is "
         "on its left, the result on its right. Choose a sample, or drop a picture of yours."
     )
+    query = staticmethod(show_derain)
+    kind = DerainSettings
+    stages = "inputs", "refined"
 
-    def __init__(
-        self,
-        session: Session | None = None,  # None: with the shipped model
-        scene: SceneSettings | None = None,
-        start: bool = True,  # compute at once
-    ):
-        self.session = session or default_session()
-        self.settings = DerainSettings()
-        self.picture = PicturePair()
-        self.pictures = [self.picture]
-        self.table = ipywidgets.HTML()
-        self.samples = Choices(label="samples")
-        controls = ipywidgets.VBox()
-        super().__init__(([controls], [self.picture, self.table]), scene=scene)
+    def controls(self) -> list[ipywidgets.Widget]:
+        """Make the thumbnails, the upload, and the controls below them."""
+        self.samples = Choices(label="samples", value=self.scene.picture)
+
+        def chosen(change):
+            self.scene.picture = change.new
+
+        def changed(change):
+            self.samples.value = change.new
+
+        self.samples.observe(chosen, "value")
+        self.scene.observe(changed, "picture")
         _, *settings, upload = scene_controls(self, "wet", "rate", "width")
         show = make_control(self.settings, "right")
-        title = heading("Pictures")
-        controls.children = [title, self.samples, upload, *settings, show]
-        self.samples.value = self.scene.picture
-        self._link_samples()
-        self.watch(self.scene, self.settings, start=start)
+        return [heading("Pictures"), self.samples, upload, *settings, show]
 
-# %% ../../nbs/interpret/12a_rain_explorers.ipynb #7935d691
+# %% ../../nbs/interpret/12a_rain_explorers.ipynb #9b756547
 @patch
-def _link_samples(self: DerainExplorer):
-    """A click on a thumbnail chooses its picture, and the other way round."""
-
-    def chosen(change):
-        self.scene.picture = change.new
-
-    def changed(change):
-        self.samples.value = change.new
-
-    self.samples.observe(chosen, "value")
-    self.scene.observe(changed, "picture")
-
-# %% ../../nbs/interpret/12a_rain_explorers.ipynb #81077b3b
-@patch
-def _show_samples(self: DerainExplorer):
-    """Make the thumbnails once, and again when a picture was uploaded."""
-    names = [*SAMPLES, "photograph"] + ["my own"] * (self.scene.upload is not None)
-    if [item["key"] for item in self.samples.items] == names and "my own" not in names:
+def show_samples(self: DerainExplorer) -> None:
+    """Show the thumbnails of the samples, and of the picture that was uploaded."""
+    own = self.scene.upload is not None
+    names = [*SAMPLES, "photograph"] + ["my own"] * own
+    if not own and [item["key"] for item in self.samples.items] == names:
         return
     thumbnails = []
     for name in names:
@@ -97,30 +67,15 @@ def _show_samples(self: DerainExplorer):
         thumbnails.append(Thumbnail(name, name, to_pil(rainy)))
     self.samples.show(thumbnails)
 
-# %% ../../nbs/interpret/12a_rain_explorers.ipynb #eca79afe
+# %% ../../nbs/interpret/12a_rain_explorers.ipynb #37aebcbd
 @patch
-def compute(self: DerainExplorer, tick: Callable, scene: SceneSettings) -> Callable:
-    """Remove the rain."""
-    settings = self.settings.snapshot()
-    self.session.inputs(scene)
-    tick()
-    answer = show_derain(self.session, scene, settings)
+def show(self: DerainExplorer, answer, scene, settings) -> None:
+    """Show an answer and the thumbnails."""
+    QueryExplorer.show(self, answer, scene, settings)
+    self.show_samples()
 
-    def show():
-        show_answer(self.picture, answer)
-        self.table.value = (
-            html_table(answer.rows[0], answer.rows[1:]) if answer.rows else ""
-        )
-        self.note = answer.note
-        self.code.code = python_code(
-            "sginet.interpret.queries.show_derain", scene, settings
-        )
-        self._show_samples()
-
-    return show
-
-# %% ../../nbs/interpret/12a_rain_explorers.ipynb #1e53baf5
-class RainExplorer(Explorer):
+# %% ../../nbs/interpret/12a_rain_explorers.ipynb #f838f220
+class RainExplorer(QueryExplorer):
     """Rain on a picture, by fall rate, wind and nearest drop, with its layers and PSNR."""
 
     title = "Rain"
@@ -128,44 +83,15 @@ class RainExplorer(Explorer):
         "What does rain of so many millimetres an hour look like, and what is it made of? "
         "Left of the line is the clean picture, right of it the rain or one of its layers."
     )
+    query = staticmethod(show_rain)
+    kind = RainSettings
 
-    def __init__(
-        self,
-        session: Session | None = None,  # None: with the shipped model
-        scene: SceneSettings | None = None,
-        start: bool = True,  # compute at once
-    ):
-        self.session = session or default_session()
-        self.settings = RainSettings()
-        self.picture = PicturePair()
-        self.pictures = [self.picture]
-        self.table = ipywidgets.HTML()
-        controls = ipywidgets.VBox()
-        super().__init__(([controls], [self.picture, self.table]), scene=scene)
+    def controls(self) -> list[ipywidgets.Widget]:
+        """Make the controls of picture and rain, and the choice of the layer."""
         names = "picture", "rate", "wind", "nearest", "seed", "width", "wet"
-        controls.children = [
+        title = heading("What is shown")
+        return [
             *scene_controls(self, *names),
-            heading("What is shown"),
+            title,
             make_control(self.settings, "layer"),
         ]
-        self.watch(self.scene, self.settings, start=start)
-
-# %% ../../nbs/interpret/12a_rain_explorers.ipynb #39cec30f
-@patch
-def compute(self: RainExplorer, tick: Callable, scene: SceneSettings) -> Callable:
-    """Draw the rain."""
-    settings = self.settings.snapshot()
-    answer = show_rain(self.session, scene, settings)
-    tick()
-
-    def show():
-        show_answer(self.picture, answer)
-        self.table.value = (
-            html_table(answer.rows[0], answer.rows[1:]) if answer.rows else ""
-        )
-        self.note = answer.note
-        self.code.code = python_code(
-            "sginet.interpret.queries.show_rain", scene, settings
-        )
-
-    return show

@@ -81,11 +81,12 @@ def read_run(folder: str | Path) -> TrainingRun:
     found = _files(folder, "*/*.png") or _files(folder, "*.png")
     panels = sorted(found, key=lambda f: (len(f.name), f.name))
     epochs = history["epoch"]
-    note = f"{path.name}: {len(epochs)} epochs, the last is {epochs[-1]:g}; {len(panels)} pictures"
+    note = f"{path.name}: {len(epochs)} epochs, the last is {epochs[-1]:g}; {len(panels)} pictures."
     return TrainingRun(history, panels, note)
 
 # %% ../../nbs/interpret/10_runs.ipynb #c2e5cea6
 RECORDED_RUN = "recorded run of a small model"
+RECORDED_COMMAND = "sginet-train --out runs/first"
 
 
 class RunSettings(Settings):
@@ -100,12 +101,16 @@ class RunSettings(Settings):
     )
     panel = Int(-1, min=-1, max=9999).tag(label="picture", says="-1: the newest")
 
-
+# %% ../../nbs/interpret/10_runs.ipynb #d11fa3a4
 def recorded_run() -> TrainingRun:
     """Read the recorded run that comes with the package."""
     static = Path(sginet.__file__).parent / "interpret" / "static"
     history = _read_history(static / "recorded_run.csv")
-    note = f"The recorded training of a small model: {len(history['epoch'])} epochs in its stages"
+    epochs = len(history["epoch"])
+    note = (
+        f"The recorded training of a small model: {epochs} epochs of "
+        f"'{RECORDED_COMMAND}'."
+    )
     return TrainingRun(history, [], note)
 
 # %% ../../nbs/interpret/10_runs.ipynb #2045015d

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainingMonitor']
 
-# %% ../../nbs/interpret/15_training_monitor.ipynb #40672511
+# %% ../../nbs/interpret/15_training_monitor.ipynb #364a6b9b
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,18 +14,24 @@ import ipywidgets
 from fastcore.basics import patch
 from matplotlib.figure import Figure
 
-from .explorers import Explorer, heading
+from .explorers import Explorer, heading, show_if
 from sginet.interpret.figures import (
     View,
-    figure_png,
+    history_charts,
     history_figure,
     read_png,
 )
-from .runs import RECORDED_RUN, RunSettings, find_run, run_stamp
+from sginet.interpret.runs import (
+    RECORDED_RUN,
+    RunSettings,
+    TrainingRun,
+    find_run,
+    run_stamp,
+)
 from .session import SceneSettings
 from .widgets import PicturePair, make_control, show_views
 
-# %% ../../nbs/interpret/15_training_monitor.ipynb #ea5e075a
+# %% ../../nbs/interpret/15_training_monitor.ipynb #edaab6ce
 class TrainingMonitor(Explorer):
     """Curves and sample pictures of a training run."""
 
@@ -43,22 +49,21 @@ class TrainingMonitor(Explorer):
     ):
         self.settings = RunSettings(folder=str(folder))
         self.every = every
-        self.curves = ipywidgets.Image(format="png", layout={"display": "none"})
-        self.curves.add_class("sg-curves")
+        self.curves = ipywidgets.HTML()
+        self.curves.add_class("sg-charts")
         self.picture = PicturePair(height="50vh")
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        controls = [
-            make_control(self.settings, n) for n in ("folder", "follow", "panel")
-        ]
+        names = "folder", "follow", "panel"
+        folder, follow, self.panel = (make_control(self.settings, n) for n in names)
+        controls = [heading("The run"), folder, follow, self.panel]
         super().__init__(
-            ([heading("The run"), *controls], [self.curves, self.picture]),
-            scene=SceneSettings(width=128),
+            (controls, [self.curves, self.picture]), scene=SceneSettings(width=128)
         )
-        self.picture.layout.display = "none"
+        show_if(False, self.picture, self.panel)
         self.pictures = [self.picture]
-        self.settings.observe(lambda change: self._follow(), "follow")
+        self.settings.observe(lambda change: self.follow(), "follow")
         self.watch(self.settings, start=start)
 
     def close(self) -> None:
@@ -66,20 +71,52 @@ class TrainingMonitor(Explorer):
         self._closing.set()
         super().close()
 
-# %% ../../nbs/interpret/15_training_monitor.ipynb #f0626b81
+# %% ../../nbs/interpret/15_training_monitor.ipynb #7f567963
 @patch
-def _follow(self: TrainingMonitor):
-    """Start the thread that looks for changes, unless there is one."""
-    with self._lock:
-        if self.settings.follow and self._thread is None:
-            self._thread = threading.Thread(
-                target=self._poll, name="training monitor", daemon=True
-            )
-            self._thread.start()
+def show(self: TrainingMonitor, run: TrainingRun, charts: list[str], view: View | None):
+    """Show a run: its curves, and a picture where it has some."""
+    self.curves.value = "".join(charts)
+    self.panel.max = max(len(run.panels) - 1, 0)
+    show_if(len(run.panels) > 1, self.panel)
+    show_if(view is not None, self.picture)
+    show_views(self.picture, None, view)
+    self.note = run.note
 
-# %% ../../nbs/interpret/15_training_monitor.ipynb #a90b21c5
+# %% ../../nbs/interpret/15_training_monitor.ipynb #7d0eb981
 @patch
-def _poll(self: TrainingMonitor):
+def compute(self: TrainingMonitor, tick: Callable, scene: SceneSettings) -> Callable:
+    """Read the run and draw its curves."""
+    settings = self.settings.snapshot()
+    try:
+        run = find_run(settings.folder)
+    except ValueError as nothing:  # not yet: said without alarm
+        empty = TrainingRun({}, [], f"Nothing to show: {nothing}.")
+        return lambda: self.show(empty, [], None)
+    if run.panels and settings.panel >= len(run.panels):
+        raise ValueError(f"there are pictures 0 to {len(run.panels) - 1}")
+    charts = history_charts(run.history)
+    panel = run.panels[settings.panel] if run.panels else None
+    view = View(panel.name, read_png(panel.read_bytes())) if panel else None
+    self.code.code = (
+        "from sginet.interpret.figures import history_figure\n"
+        "from sginet.interpret.runs import find_run\n\n"
+        f"history_figure(find_run({settings.folder!r}).history)"
+    )
+    return lambda: self.show(run, charts, view)
+
+# %% ../../nbs/interpret/15_training_monitor.ipynb #48e7b5c6
+@patch
+def figure(self: TrainingMonitor) -> Figure | None:
+    """Draw the curves; None where there are none."""
+    try:
+        return history_figure(find_run(self.settings.folder).history)
+    except ValueError:
+        return None
+
+# %% ../../nbs/interpret/15_training_monitor.ipynb #0e0d3698
+@patch
+def poll(self: TrainingMonitor) -> None:
+    """Look for changes until the monitor is closed or no longer follows."""
     before = run_stamp(self.settings.folder)
     while not self._closing.wait(self.every):
         with self._lock:
@@ -93,46 +130,15 @@ def _poll(self: TrainingMonitor):
         self._thread = None
     # ticked again between the last look and here
     if self.settings.follow and not self._closing.is_set():
-        self._follow()
+        self.follow()
 
-# %% ../../nbs/interpret/15_training_monitor.ipynb #86dfa366
+# %% ../../nbs/interpret/15_training_monitor.ipynb #0a8c9978
 @patch
-def compute(self: TrainingMonitor, tick: Callable, scene: SceneSettings) -> Callable:
-    """Read the run and draw its curves."""
-    settings = self.settings.snapshot()
-    try:
-        run = find_run(settings.folder)
-    except ValueError as nothing:  # not yet: said without alarm
-        words = f"Nothing to show: {nothing}."
-        return lambda: setattr(self, "note", words)
-    if run.panels and settings.panel >= len(run.panels):
-        raise ValueError(f"there are pictures 0 to {len(run.panels) - 1}")
-    chart = figure_png(history_figure(run.history))
-    panel = run.panels[settings.panel] if run.panels else None
-    view = View(panel.name, read_png(panel.read_bytes())) if panel else None
-
-    def show():
-        self.curves.value = chart
-        self.curves.layout.display = ""
-        self.picture.layout.display = "" if view else "none"
-        show_views(self.picture, None, view)
-        self.note = run.note + "."
-        self.code.code = "\n".join(
-            [
-                "from sginet.interpret.figures import history_figure",
-                "from sginet.interpret.runs import find_run",
-                "",
-                f"history_figure(find_run({settings.folder!r}).history)",
-            ]
-        )
-
-    return show
-
-# %% ../../nbs/interpret/15_training_monitor.ipynb #48e7b5c6
-@patch
-def figure(self: TrainingMonitor) -> Figure | None:
-    """Draw the curves; None where there are none."""
-    try:
-        return history_figure(find_run(self.settings.folder).history)
-    except ValueError:
-        return None
+def follow(self: TrainingMonitor) -> None:
+    """Start the thread that looks for changes, unless there is one."""
+    with self._lock:
+        if self.settings.follow and self._thread is None:
+            self._thread = threading.Thread(
+                target=self.poll, name="training monitor", daemon=True
+            )
+            self._thread.start()

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import anywidget
 import ipywidgets
+import torch
 import traitlets as T
 from fastcore.basics import patch
 
 import sginet
+from ..images import CLASSES
 from .figures import View, png_bytes
 from .layers import Thumbnail
 from .queries import Answer
@@ -107,6 +109,10 @@ class PicturePair(anywidget.AnyWidget):
     right_scale = T.Dict().tag(sync=True)
     names = T.List(["", ""]).tag(sync=True)
     caption = T.Unicode("").tag(sync=True)
+    empty = T.Unicode("nothing to show yet").tag(sync=True)  # said without a picture
+    classes = T.Bytes().tag(sync=True)  # uint8 train ids, named under the pointer
+    classes_size = T.List([0, 0]).tag(sync=True)  # their width and height
+    class_names = T.List(list(CLASSES)).tag(sync=True)
     split = T.Float(0.5).tag(sync=True)  # of the dividing line, in shares of the frame
     view = T.List([1.0, 0.5, 0.5]).tag(sync=True)  # zoom, and the centre in shares
     pick = T.Unicode("").tag(sync=True)  # "", "box" or "brush"
@@ -125,6 +131,7 @@ def show_views(
     picture: PicturePair,
     left: View | None,  # None: only the right one
     right: View | None,  # None: nothing
+    classes: torch.Tensor | None = None,  # H×W train ids; None: unknown
 ) -> None:
     """Show one view or two in a picture pair."""
     with picture.hold_sync():
@@ -132,13 +139,16 @@ def show_views(
             setattr(picture, side, png_bytes(view.image) if view else b"")
             setattr(picture, f"{side}_values", view.encoded() if view else b"")
             setattr(picture, f"{side}_scale", view.scale() if view else {})
+        known = classes is not None
+        picture.classes = classes.byte().cpu().numpy().tobytes() if known else b""
+        picture.classes_size = list(classes.shape[::-1]) if known else [0, 0]
         picture.names = [view.name if view else "" for view in (left, right)]
         picture.stale = False
 
 
 def show_answer(picture: PicturePair, answer: Answer) -> None:
     """Show both views of an answer."""
-    show_views(picture, answer.left, answer.right)
+    show_views(picture, answer.left, answer.right, answer.classes)
 
 # %% ../../nbs/interpret/11_widgets.ipynb #d4dc40c9
 class Upload(anywidget.AnyWidget):
@@ -244,5 +254,6 @@ def _slider(trait, value, common):
     common = dict(min=trait.min, max=trait.max, step=step, value=value, **common)
     if isinstance(trait, T.Int):
         return ipywidgets.IntSlider(**common)
-    digits = 2 if step < 0.1 else 1 if step < 1 else 0
-    return ipywidgets.FloatSlider(readout_format=f".{digits}f", **common)
+    digits = 1 if step < 1 else 0
+    form = ".0%" if trait.metadata.get("percent") else f".{digits}f"
+    return ipywidgets.FloatSlider(readout_format=form, **common)

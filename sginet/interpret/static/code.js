@@ -13,9 +13,22 @@ function render({ model, el }) {
     pre.textContent = model.get("code");
   }
 
+  /** Copy at once, also where a page may not use the clipboard's newer interface. */
+  function copyAtOnce() {
+    const fill = (event) => {
+      event.clipboardData.setData("text/plain", model.get("code"));
+      event.preventDefault();
+      event.stopImmediatePropagation();
+    };
+    document.addEventListener("copy", fill, { capture: true, once: true });
+    const done = document.execCommand("copy");
+    document.removeEventListener("copy", fill, { capture: true });
+    return done;
+  }
+
   button.addEventListener("click", async () => {
     try {
-      await navigator.clipboard.writeText(model.get("code"));
+      if (!copyAtOnce()) await navigator.clipboard.writeText(model.get("code"));
       button.textContent = "copied";
     } catch {
       el.querySelector("details").open = true;

@@ -46,6 +46,11 @@ export function plain(x) {
     .replace(/\.$/, "");
 }
 
+/** A number with its unit: "12%", "3.4 m", "0.5". */
+function withUnit(x, unit) {
+  return unit === "%" ? `${plain(x)}%` : `${plain(x)} ${unit}`.trim();
+}
+
 /** Escape a text for HTML. */
 function text(s) {
   const span = document.createElement("span");
@@ -112,7 +117,7 @@ class Side {
     const row = clamp(Math.floor(v * size[1]), 0, size[1] - 1);
     const value = view.getInt16(2 * (row * size[0] + column), true) * step;
     if (kind === "classes") return classes[value] ?? "unknown";
-    return `${plain(value)} ${unit}`.trim();
+    return withUnit(value, unit);
   }
 
   /** Legend or colour bar as HTML. */
@@ -123,15 +128,15 @@ class Side {
       const chips = legend.map(([label, colour, share]) => {
         const swatch = colour ? `<i style="background:${colour}"></i>` : "";
         const percent = (100 * share).toFixed(share < 0.01 ? 1 : 0);
-        return `<span>${swatch}${text(label)} ${percent} %</span>`;
+        return `<span>${swatch}${text(label)} ${percent}%</span>`;
       });
       return `<div class="sg-legend"><b>${text(name)}</b> ${chips.join("")}</div>`;
     }
     const middle = kind === "signed" ? "<span>0</span>" : "";
     return `<div class="sg-bar"><b>${text(name)}</b>
       <div><i style="background:linear-gradient(to right, ${stops.join(", ")})"></i>
-      <p><span>${plain(bottom)}</span>${middle}
-        <span>${plain(top)} ${text(unit)}</span></p>
+      <p><span>${text(withUnit(bottom, unit))}</span>${middle}
+        <span>${text(withUnit(top, unit))}</span></p>
       </div></div>`;
   }
 }
@@ -165,7 +170,7 @@ function render({ model, el }) {
     line.setAttribute("aria-label", `dividing line between ${a} and ${b}`);
     $(".sg-scales").innerHTML = left.key() + right.key();
     $("figcaption").textContent = model.get("caption");
-    $(".sg-save").hidden = !right.there;
+    $(".sg-tools").hidden = !right.there;
     const pick = model.get("pick");
     const how =
       pick === "box"
@@ -187,7 +192,7 @@ function render({ model, el }) {
     const badge = model.get("badge");
     frame.dataset.empty = busy
       ? "the picture is being computed"
-      : model.get("caption") || "nothing to show yet";
+      : model.get("caption") || model.get("empty");
     $(".sg-mark").textContent = busy ? "computing …" : stale ? "out of date" : badge;
     $(".sg-mark").classList.toggle("sg-badge", Boolean(badge) && !busy && !stale);
   }
@@ -382,9 +387,20 @@ function render({ model, el }) {
     const x = Math.floor(u * right.img.naturalWidth);
     const y = Math.floor(v * right.img.naturalHeight);
     const [a, b] = model.get("names");
-    const values = left.there ? [`${a}: ${left.read(u, v)}`] : [];
-    values.push(`${b}: ${right.read(u, v)}`);
-    $(".sg-readout").textContent = `x ${x}, y ${y} · ${values.join(" · ")}`;
+    const words = [`x ${x}, y ${y}`];
+    const seen = classAt(u, v);
+    if (seen) words.push(seen);
+    if (left.there) words.push(`${a}: ${left.read(u, v)}`);
+    words.push(`${b}: ${right.read(u, v)}`);
+    $(".sg-readout").textContent = words.join(" · ");
+  }
+
+  /** The name of the class at (u, v), in shares of the picture; nothing if unknown. */
+  function classAt(u, v) {
+    const [width, height] = model.get("classes_size");
+    if (!width) return undefined;
+    const at = Math.floor(v * height) * width + Math.floor(u * width);
+    return model.get("class_names")[model.get("classes").getUint8(at)];
   }
 
   // ---- keys and buttons ----------------------------------------------------
@@ -432,7 +448,7 @@ function render({ model, el }) {
     [words, ["names", "caption", "left_scale", "right_scale"]],
     [place, ["split", "view"]],
     [mark, ["box", "pick"]],
-    [marks, ["busy", "stale", "badge", "height", "caption"]],
+    [marks, ["busy", "stale", "badge", "height", "caption", "empty"]],
   ];
   for (const [act, traits] of watched) {
     for (const trait of traits) model.on(`change:${trait}`, act);
