@@ -462,7 +462,8 @@ def test_attribution_asked_shown_and_cancelled(page):
     ask.status("Ready. Press")
     empty = ask.frame(1).evaluate("e => e.dataset.empty")
     assert empty == "Press 'Explain'"
-    assert "explain(session, scene" in ask.seen(".sg-code pre").first.text_content()
+    code = ask.seen(".sg-code").first.locator("pre").text_content()
+    assert "explain(session, scene" in code
     ask.choose("work at, px wide", "128")
     ask.settled()
     ask.drag((0.6, 0.45), (0.8, 0.7))
