@@ -181,7 +181,9 @@ def page(address):
 def drag(page, inside, start, end):
     """Press at a place of an element, in shares of its size, and let go at another."""
     # in the middle, where no bar of the page covers it
-    inside.evaluate("element => element.scrollIntoView({block: 'center'})")
+    inside.evaluate(
+        "element => element.scrollIntoView({block: 'center', behavior: 'instant'})"
+    )
     box = inside.bounding_box()
     (x0, y0), (x1, y1) = (
         (box["x"] + x * box["width"], box["y"] + y * box["height"])
