@@ -18,13 +18,7 @@ from traitlets import Enum, Float, Tuple, Unicode
 
 from ..data.scene_parts import FAR
 from ..images import CLASSES, IGNORE, show_images, to_pil
-from sginet.interpret.figures import (
-    View,
-    class_view,
-    map_view,
-    picture_view,
-    scale_top,
-)
+from .figures import View, class_view, map_view, picture_view, scale_top
 from sginet.interpret.interventions import (
     RegionScore,
     constant_map,
@@ -33,12 +27,7 @@ from sginet.interpret.interventions import (
     resize_map,
     use_labels,
 )
-from sginet.interpret.session import (
-    SAMPLES,
-    SceneSettings,
-    Session,
-    Settings,
-)
+from .session import SAMPLES, SceneSettings, Session, Settings
 from ..metrics import psnr_y, ssim_y
 
 # %% ../../nbs/interpret/07_queries.ipynb #6711ed82
@@ -221,10 +210,7 @@ class GuidanceSettings(Settings):
         label="right", says="what is right of the dividing line"
     )
     opacity = Float(0.6, min=0, max=1).tag(
-        label="opacity of classes",
-        step=0.05,
-        percent=True,
-        says="of the class colours",
+        label="opacity of classes", step=0.05, percent=True, says="of the class colours"
     )
     palette = Enum(["for every eye", "Cityscapes"], "for every eye").tag(
         label="colours", says="Cityscapes' own cannot be told apart by the colour-blind"
