@@ -13,7 +13,7 @@ import traitlets as T
 from fastcore.basics import patch
 
 from sginet.interpret.explorers import (
-    _QueryExplorer,
+    QueryExplorer,
     heading,
     scene_controls,
     show_if,
@@ -30,7 +30,7 @@ from .session import SceneSettings, Settings
 from .widgets import Choices, PicturePair, make_control, show_views
 
 # %% ../../nbs/interpret/13_guidance.ipynb #c228a446
-class GuidanceExplorer(_QueryExplorer):
+class GuidanceExplorer(QueryExplorer):
     """The stages under a dividing line, other guidance for SIM, and what a layer carries."""
 
     title = "Guidance"
@@ -136,7 +136,7 @@ def look_inside(
 def compute(self: GuidanceExplorer, tick: Callable, scene: SceneSettings) -> Callable:
     """Show the views, then look into the layer."""
     layer = self.layer.snapshot()
-    _QueryExplorer.compute(self, tick, scene)()
+    QueryExplorer.compute(self, tick, scene)()
     self.picture.busy = False
     self.say(f"{self.note} Computing the layer …")
     return self.look_inside(tick, scene, layer)
@@ -145,7 +145,7 @@ def compute(self: GuidanceExplorer, tick: Callable, scene: SceneSettings) -> Cal
 @patch
 def show(self: GuidanceExplorer, answer, scene, settings) -> None:
     """Show an answer, and offer the Python for it and for the layer."""
-    _QueryExplorer.show(self, answer, scene, settings)
+    QueryExplorer.show(self, answer, scene, settings)
     values = ", ".join(f"{n}={getattr(self.layer, n)!r}" for n in self.layer.as_text())
     self.code.code += (
         "\n\nfrom sginet.interpret.layers import LayerSettings, show_layer\n\n"

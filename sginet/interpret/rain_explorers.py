@@ -10,7 +10,7 @@ import ipywidgets
 from fastcore.basics import patch
 
 from ..images import to_pil
-from .explorers import _QueryExplorer, heading, scene_controls
+from .explorers import QueryExplorer, heading, scene_controls
 from .layers import Thumbnail
 from sginet.interpret.queries import (
     DerainSettings,
@@ -22,7 +22,7 @@ from .session import SAMPLES, SceneSettings, make_scene
 from .widgets import Choices, make_control
 
 # %% ../../nbs/interpret/12a_rain_explorers.ipynb #628c0190
-class DerainExplorer(_QueryExplorer):
+class DerainExplorer(QueryExplorer):
     """Rain picture and result of a sample or of one's own picture."""
 
     title = "Derain"
@@ -71,11 +71,11 @@ def show_samples(self: DerainExplorer) -> None:
 @patch
 def show(self: DerainExplorer, answer, scene, settings) -> None:
     """Show an answer and the thumbnails."""
-    _QueryExplorer.show(self, answer, scene, settings)
+    QueryExplorer.show(self, answer, scene, settings)
     self.show_samples()
 
 # %% ../../nbs/interpret/12a_rain_explorers.ipynb #f838f220
-class RainExplorer(_QueryExplorer):
+class RainExplorer(QueryExplorer):
     """Rain on a picture, by fall rate, wind and nearest drop, with its layers and PSNR."""
 
     title = "Rain"
