@@ -98,7 +98,7 @@ _LEAST = dict(  # of the settings that are whole numbers
 
 # %% ../../nbs/train/03_recipes.ipynb #cb3acf1e
 def recipe(
-    name: str = "default",  # a key of `_RECIPES`
+    name: str = "default",  # or "reference", "small"
     **changes,  # settings that differ from it
 ) -> dict[str, Any]:
     "All settings of a recipe, with changes. Raises `ValueError` for what does not exist."
