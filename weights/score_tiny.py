@@ -228,7 +228,7 @@ def jobs(shared, out, every=1):
         for picture, files in pairs[::every]:
             job = partial(measure_pair, files=files)
             found.append((f"foreign/{name}", picture, job))
-    for file in sorted((shared / "real_rain").iterdir())[::every]:
+    for file in sorted((shared / "real_rain").iterdir()):  # all: each is looked at
         job = partial(measure_blobs, file=file, out=out / "real_rain")
         found.append(("real_rain", file.stem, job))
     reads = [read for _, read in sets["streets"]]
