@@ -135,9 +135,8 @@ def write_samples(folder: Path) -> None:
         "avenue": draw_scene(511, 320, 480).image,
     }
     for (name, clean), rate in zip(pictures.items(), (100, 100, 200)):
-        save_image(
-            render(clean, rate, seed=7).rainy, folder / f"{name}.png", overwrite=True
-        )
+        rainy = render(clean, rate, seed=14).rainy
+        save_image(rainy, folder / f"{name}.png", overwrite=True)
 
 
 def fetch_runtime(folder: Path) -> None:

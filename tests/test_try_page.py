@@ -116,7 +116,9 @@ def test_the_page_gives_the_pictures_of_python(page, built):
             page.click(f"[data-sample={sample}]")
             wait_for(page, number)
         wanted = derained(built / "samples" / f"{sample}.png")
-        assert np.abs(canvas(page) - wanted).max() <= 1, sample
+        difference = np.abs(canvas(page).astype(int) - wanted.astype(int)).max(-1)
+        # beyond 1/255 only around pixels where two classes of SEM tie to the last digits
+        assert (difference > 1).mean() < 1e-3 and difference.max() <= 4, sample
     screenshot(page, "samples")
 
 
