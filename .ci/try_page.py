@@ -135,8 +135,9 @@ def write_samples(folder: Path) -> None:
         "avenue": draw_scene(511, 320, 480).image,
     }
     for (name, clean), rate in zip(pictures.items(), (100, 100, 200)):
-        rainy = render(clean, rate, seed=14).rainy
-        save_image(rainy, folder / f"{name}.png", overwrite=True)
+        save_image(
+            render(clean, rate, seed=7).rainy, folder / f"{name}.png", overwrite=True
+        )
 
 
 def fetch_runtime(folder: Path) -> None:
