@@ -126,7 +126,8 @@ def shown_classes(page, built):
 def by_python(file, classes):
     """What Python makes of a picture where SIM reads these classes, and the margin of SEM's own.
 
-    Between two classes that tie to the fourth digit, two runtimes may take either one."""
+    Where two classes are within a hundredth of the scores' range of each other, two runtimes
+    may take either one; beyond that the maps must be the same."""
     model, rain = SGINet.from_pretrained("tiny"), as_batch(file)[0]
     height, width = classes.shape
 
@@ -154,7 +155,7 @@ def test_the_page_gives_the_pictures_of_python(page, built):
         file = built / "samples" / f"{sample}.png"
         wanted, margin, own = by_python(file, classes)
         assert np.abs(canvas(page) - wanted).max() <= 1, sample
-        assert margin[(classes != own).numpy()].max(initial=0) < 1e-3, sample
+        assert margin[(classes != own).numpy()].max(initial=0) < 0.01, sample
     screenshot(page, "samples")
 
 
