@@ -55,6 +55,7 @@ SHIPPED = Path(__file__).resolve().parent / "tiny"
 SEM_WIDTH, WIDTH, GUIDANCE = 32, 8, "onehot"
 SHARES = {"camvid": 0.3, "streets": 0.5, None: 0.2}  # None: drawn scenes
 SEM_SHARES = {"camvid": 0.25, "streets": 0.4, None: 0.35}
+SCALES = 0.5, 3.2  # of the pictures, before the crop: up to the size of Cityscapes
 N_SCENES = 150
 # FRM and SIM learn from pixels and structure; a random VGG's features measured worse
 WEIGHTS = dict(pixel=0.9, ssim=3, csd=0.0)
@@ -156,7 +157,8 @@ def loaders(
 ):
     """Seeded DataLoaders of all three sets."""
     sets = {name and args.shared / name: share for name, share in shares.items()}
-    dls = rain_dls(sets, "many", size, bs, n_scenes=N_SCENES, decode=False, **kwargs)
+    more = dict(n_scenes=N_SCENES, scales=SCALES, decode=False)
+    dls = rain_dls(sets, "many", size, bs, **more, **kwargs)
     for dl in dls:
         dl.rng.seed(args.seed)
     return dls
