@@ -773,6 +773,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'sginet.image_files._fitted': ('image_files.html#_fitted', 'sginet/image_files.py'),
                                     'sginet.image_files._from_file': ('image_files.html#_from_file', 'sginet/image_files.py'),
                                     'sginet.image_files._from_pillow': ('image_files.html#_from_pillow', 'sginet/image_files.py'),
+                                    'sginet.image_files._opened': ('image_files.html#_opened', 'sginet/image_files.py'),
                                     'sginet.image_files._pillow_limit_lifted': ( 'image_files.html#_pillow_limit_lifted',
                                                                                  'sginet/image_files.py'),
                                     'sginet.image_files._samples_from': ('image_files.html#_samples_from', 'sginet/image_files.py'),

@@ -165,13 +165,21 @@ def _from_pillow(img: Image.Image, max_pixels: float | None) -> Image.Image:
     return _standard(img, samples)
 
 # %% ../nbs/00_image_files.ipynb #0d70486a
-def _from_file(path: str | os.PathLike, max_pixels: float | None) -> Image.Image:
-    "A picture file in the standard form."
+@contextmanager
+def _opened(
+    file: str | os.PathLike | io.IOBase, max_pixels: float | None = None
+) -> Iterator[Image.Image]:
+    "A file of a listed format as Pillow opens it, not yet decoded; of any size where None."
     Image.init()
     known = [f for f in dict.fromkeys([*_FORMATS.values(), "MPO"]) if f in Image.OPEN]
-    with _pillow_limit_lifted(max_pixels), _seekable(path) as file:
-        img = Image.open(file, formats=known)
+    with _pillow_limit_lifted(max_pixels), Image.open(file, formats=known) as img:
         _check_size(img, max_pixels)
+        yield img
+
+# %% ../nbs/00_image_files.ipynb #057cba20
+def _from_file(path: str | os.PathLike, max_pixels: float | None) -> Image.Image:
+    "A picture file in the standard form."
+    with _seekable(path) as file, _opened(file, max_pixels) as img:
         _choose_frame(img)
         _check_size(img, max_pixels)
         return _standard(img, _sixteen_bits(img, file))

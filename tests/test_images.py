@@ -12,6 +12,9 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
+from sginet.cli.rain import rain
+from sginet.data.datasets import check_samples, find_samples
+from sginet.data.labels import DataError, read_labels
 from sginet.images import (
     PICTURE_SUFFIXES,
     ImageError,
@@ -22,6 +25,7 @@ from sginet.images import (
     sample_photo,
     save_image,
 )
+from sginet.interpret.session import read_upload
 
 SMALL = Image.fromarray(np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3))
 DEEP = np.linspace(0, 65535, 48 * 64 * 4).reshape(48, 64, 4).astype(np.uint16)
@@ -195,6 +199,34 @@ def test_a_name_does_not_make_a_picture(tmp_path, head, monkeypatch):
     with pytest.raises(ImageError, match=r"a\.png: not a picture that can be read"):
         open_image(tmp_path / "a.png")
     assert not PICTURE_SUFFIXES & {".eps", ".ps", ".pdf", ".mpg", ".wmf"}
+
+
+def test_nor_does_it_in_an_upload_or_as_labels(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    box = b"%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n" + box + bytes(64)
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps/a.png").write_bytes(postscript)
+    with pytest.raises(ImageError, match=r"^a\.png: not a picture that can be read"):
+        read_upload("a.png", postscript)
+    with pytest.raises(DataError, match=r"a\.png: no class map that can be read"):
+        read_labels(tmp_path / "maps/a.png")
+    SMALL.save(tmp_path / "a.png")
+    options = ["--labels", str(tmp_path / "maps"), "--out", str(tmp_path / "out")]
+    assert rain([str(tmp_path / "a.png"), *options]) == 1
+    assert "maps/a.png: no class map that can be read" in capsys.readouterr().err
+
+
+def test_large_labels_are_read(tmp_path, monkeypatch):
+    """Pillow's limit on the size of a picture is for pictures of strangers."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for folder in ("images", "labels"):
+        (tmp_path / "train" / folder).mkdir(parents=True)
+    SMALL.save(tmp_path / "train/images/a.png")
+    Image.new("L", SMALL.size, 3).save(tmp_path / "train/labels/a.png")
+    for decode in (True, False):
+        samples, sizes = check_samples(find_samples(tmp_path), decode=decode)
+        assert (samples.faults, sizes) == ([], [(48, 64)])
 
 
 def test_pillows_own_limit(tmp_path):

@@ -154,13 +154,13 @@ def _sha256(data):
 def _rainy(clean, row):
     "The picture that a row describes, from its clean picture."
     import numpy as np
-    from PIL import Image
 
+    from sginet.data.labels import _decode
     from sginet.data.rain import render
     from sginet.images import as_batch, to_pil
 
     depth = np.load(row["depth"]) if row["depth"] else None
-    labels = np.array(Image.open(row["labels"])) if row["labels"] else None
+    labels = _decode(row["labels"], labels=True) if row["labels"] else None
     rain = render(
         as_batch(clean)[0],
         row["rate"],
@@ -209,9 +209,9 @@ def _write(picture, path, overwrite):
 
 
 def _holds(path, picture):
-    from PIL import Image
+    from sginet.image_files import _opened
 
-    with Image.open(path) as old:
+    with _opened(path) as old:
         same = (old.mode, old.size) == (picture.mode, picture.size)
         return same and old.tobytes() == picture.tobytes()
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from sginet.data.labels import (
@@ -29,6 +28,7 @@ from sginet.data.labels import (
     _decode_map,
     _label_fault,
 )
+from ..image_files import _opened
 from ..images import PICTURE_SUFFIXES, ImageError
 
 # %% ../../nbs/data/08_datasets.ipynb #4510deae
@@ -89,7 +89,7 @@ def _size_fault(files):
     sizes = []
     for f in files:
         try:
-            with Image.open(f) as img:
+            with _opened(f) as img:
                 sizes.append(img.size)
         except Exception as fault:  # Pillow raises many kinds for damaged files
             return f"{f}: {fault}"
@@ -327,7 +327,7 @@ def _header_faults(files, label):
     "The same by the headers of the files alone."
     if fault := _size_fault([*files, label] if label else files):
         return [fault], None
-    with Image.open(files[0]) as img:
+    with _opened(files[0]) as img:
         return [], img.size[::-1]
 
 # %% ../../nbs/data/08_datasets.ipynb #10ee9772

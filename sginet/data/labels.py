@@ -10,8 +10,8 @@ import os
 
 import numpy as np
 import torch
-from PIL import Image
 
+from ..image_files import _opened
 from ..images import CLASSES, IGNORE, open_image
 
 # %% ../../nbs/data/07_labels.ipynb #34a0cfd7
@@ -72,7 +72,7 @@ _TRAIN_IDS[len(CLASSES) : IGNORE] = -1
 def _decode_map(path):
     "The numbers of a label file, of any integer type."
     try:
-        with Image.open(path) as img:
+        with _opened(path) as img:
             return np.asarray(img)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None

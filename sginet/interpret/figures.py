@@ -241,8 +241,8 @@ def png_bytes(image: Image.Image | Tensor) -> bytes:
 
 
 def read_png(data: bytes) -> Image.Image:
-    """Decode the bytes of an image file as Pillow RGB."""
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    """Decode the bytes of a PNG file as Pillow RGB."""
+    return Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGB")
 
 # %% ../../nbs/interpret/05_figures.ipynb #4b9754ce
 def html_table(head: list, rows: list[list]) -> str:

@@ -22,6 +22,7 @@ from traitlets import Bool, Enum, Float, HasTraits, Instance, Int, TraitError, T
 
 from ..data.rain import Rain, render
 from ..data.scenes import draw_scene
+from ..image_files import _opened
 from ..images import ImageError, as_batch, open_image, sample_photo
 from .interventions import SIMInputs, refine, sim_inputs
 from .taps import model_lock
@@ -52,9 +53,9 @@ def read_upload(
         size = f"{len(content) / 1e6:.1f} MB"
         raise ImageError(f"{name}: {size} is more than {UPLOAD_BYTES / 1e6:g} MB")
     try:
-        image = Image.open(io.BytesIO(content))
-        image.filename = name  # named in whatever else may be wrong
-        image = open_image(image).convert("RGB")
+        with _opened(io.BytesIO(content)) as file:
+            file.filename = name  # named in whatever else may be wrong
+            image = open_image(file).convert("RGB")
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
