@@ -73,7 +73,7 @@ def serving(args, log, **env):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    with open(log, "w") as out:
+    with open(log, "w", encoding="utf-8") as out:
         server = subprocess.Popen(
             [sys.executable, "-m", *args, f"--port={port}"],
             cwd=ROOT,
@@ -528,7 +528,7 @@ def test_training_recorded_and_followed(page, tmp_path):
     watch.status("2 epochs")
     watch.seen("text=follow: read again").first.click()
     before = watch.seen(".sg-charts").inner_html()
-    with open(history, "a") as f:
+    with open(history, "a", encoding="utf-8") as f:
         f.write("2,2.1,23.0\n")
     watch.status("3 epochs")
     wait_until(lambda: watch.seen(".sg-charts").inner_html() != before)

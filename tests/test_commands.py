@@ -272,7 +272,7 @@ def test_tables_print_in_any_encoding(tmp_path):
 def test_a_full_disk_is_noticed(picture, tmp_path):
     module, function = COMMANDS["sginet-weights"]
     code = f"import sys; from {module} import {function}; sys.exit({function}())"
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "w", encoding="utf-8") as full:
         done = subprocess.run(
             [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
         )

@@ -1,6 +1,7 @@
 """What fastai's users do with any Learner works with ours, or is refused in words."""
 
 import copy
+import inspect
 import math
 import warnings
 
@@ -18,9 +19,10 @@ from matplotlib.figure import Figure
 from sginet.data.loaders import SampleLoader
 from sginet.data.sources import drawn_scenes
 from sginet.losses.sginet_loss import vgg16_features
+from sginet.models import inference
 from sginet.models.sem import SmallSEM
 from sginet.models.sginet import SGINet
-from sginet.train.learner import cpu_has_bfloat16, sginet_learner
+from sginet.train.learner import DerainLearner, cpu_has_bfloat16, sginet_learner
 from sginet.train.recipes import BASE, optimiser, recipe, schedule
 from sginet.train.sem import sem_learner
 
@@ -263,3 +265,40 @@ def test_sem_learner(tmp_path):
 
 def test_every_setting_has_a_default():
     assert recipe() == BASE
+
+
+@pytest.mark.parametrize("ours", [DerainLearner, SampleLoader])
+def test_overridden_methods_take_what_fastai_passes(ours):
+    """By name and in order: a call that works with fastai's own class works here."""
+    overridden = [name for name in vars(ours) if callable(vars(ours)[name])]
+    for name in overridden:
+        theirs = getattr(ours.__mro__[1], name, None)
+        if theirs is None or name == "__init__":
+            continue
+        wanted = list(inspect.signature(theirs).parameters.values())
+        found = list(inspect.signature(vars(ours)[name]).parameters.values())
+        positional = [p.name for p in wanted if p.kind is p.POSITIONAL_OR_KEYWORD]
+        assert [p.name for p in found][: len(positional)] == positional, name
+        for p in found[len(positional) :]:
+            assert p.default is not p.empty or p.kind in (
+                p.VAR_POSITIONAL,
+                p.VAR_KEYWORD,
+            )
+
+
+def test_a_learner_never_takes_the_quick_way(learn, monkeypatch):
+    """Neither validation nor predictions do: they are of the network as it is trained."""
+    asked = []
+
+    def refined(model, rain):
+        asked.append(rain)
+        return rain
+
+    monkeypatch.setattr(inference, "refined", refined)
+    rain = learn.dls.valid.one_batch()[0]
+    learn.model.derain(rain)
+    assert len(asked) == 1  # `derain` takes it
+    learn.validate()
+    learn.get_preds()
+    learn.show_results(max_n=1)
+    assert len(asked) == 1

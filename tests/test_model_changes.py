@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import pickle
+import threading
 from types import MethodType
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from sginet.images import as_batch, sample_photo
-from sginet.models import inference
+from sginet.models import inference, sginet
 from sginet.models.layers import HalfInstanceNorm
 from sginet.models.sem import SEM, SmallSEM, freeze, make_sem
 from sginet.models.sginet import SGINet, available_memory
@@ -343,13 +344,25 @@ def test_a_tensor_stays_on_its_device(model, rain):
     assert not model.derain(rain).is_cuda
 
 
-def test_prints_of_other_threads_are_left_alone(model, tmp_path, capsys):
-    """Nothing redirects standard output, and loading prints nothing."""
+def test_prints_of_other_threads_are_left_alone(model, tmp_path, capsys, monkeypatch):
+    """While a network is loaded another thread prints, and its line alone is seen."""
+    load = SGINet.load_state_dict
+
+    def load_and_print(self, *args, **kwargs):
+        thread = threading.Thread(target=print, args=["from another thread"])
+        thread.start()
+        thread.join()
+        return load(self, *args, **kwargs)
+
     model.save_pretrained(tmp_path)
+    monkeypatch.setattr(SGINet, "load_state_dict", load_and_print)
     SGINet.from_pretrained(tmp_path)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "from another thread\n"
 
 
-def test_available_memory_is_a_number():
+def test_available_memory_is_no_more_than_a_container_leaves(monkeypatch):
+    monkeypatch.setattr(sginet, "_container_room", lambda: 12345)
+    assert available_memory("cpu") == 12345
+    monkeypatch.setattr(sginet, "_container_room", lambda: None)
     free = available_memory("cpu")
     assert free is None or free > 2**20

@@ -296,7 +296,7 @@ def test_make_installs_once_and_again_only_when_the_metadata_change(tmp_path):
     # nbdev-export writes it anew with the same text
     os.utime(tmp_path / "pyproject.toml", (2**32, 2**32))
     assert not installs("demo")
-    with open(tmp_path / "settings.ini", "a") as f:
+    with open(tmp_path / "settings.ini", "a", encoding="utf-8") as f:
         f.write("    sginet-new=sginet.cli.new:new\n")
     assert installs("demo")
 

@@ -95,7 +95,7 @@ def test_a_killed_and_interrupted_run_goes_on(clean, tmp_path):
     assert len(listed(out)) == 4
     for f in out.rglob("*.png"):
         Image.open(f).load()  # whatever has its name is whole
-    with open(out / "manifest.jsonl", "a") as f:
+    with open(out / "manifest.jsonl", "a", encoding="utf-8") as f:
         f.write('{"file": "train/100mm/rain/0')  # it failed in the middle of a line
 
     process = begin(PAUSED.format(after=2, signal="SIGINT"), *args)  # Ctrl-C

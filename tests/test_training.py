@@ -117,7 +117,7 @@ def finish(process, code=0):
 
 def history(run):
     """The rows of history.csv, but for the seconds."""
-    with open(run / "history.csv") as f:
+    with open(run / "history.csv", encoding="utf-8") as f:
         return [row[:-1] for row in csv.reader(f)]
 
 
@@ -438,7 +438,7 @@ def test_evaluation_of_stored_pairs_and_of_other_programs(data, tmp_path):
         )
         == 0
     )
-    with open(out / "table.csv") as f:
+    with open(out / "table.csv", encoding="utf-8") as f:
         rows = [r for r in csv.DictReader(f) if r["source"] == "measured"]
     assert [(r["condition"], r["method"]) for r in rows] == [
         (c, m)

@@ -355,6 +355,14 @@ def check_samples(
     faults = samples.faults + [fault for faults, _ in results for fault in faults]
     return samples._replace(faults=faults), [size for _, size in results]
 
+# %% ../../nbs/data/08_datasets.ipynb #be74073f
+def _say(text):
+    "Print a line, with escapes for what standard output cannot encode."
+    try:
+        print(text)
+    except UnicodeEncodeError:
+        print(text.encode("ascii", "backslashreplace").decode())
+
 # %% ../../nbs/data/08_datasets.ipynb #6463da9e
 def _data_range(text):
     "The two slices of a text such as '1-2975/1-1525', or of None."

@@ -20,13 +20,14 @@ from matplotlib.figure import Figure
 from torch.utils.data import Dataset
 
 from .cache import PixelCache
-from .datasets import _data_range, _find_split, data_layout
+from .datasets import _data_range, _find_split, _say, data_layout
 from .labels import DataError, _decode
 from sginet.data.sources import (
     AugmentedPhotos,
     MixedSources,
     RainyPhotos,
     StoredPairs,
+    _padded,
     _pair,
     _Photos,
     _Scenes,
@@ -38,16 +39,6 @@ from sginet.data.weather import (
     random_weather,
 )
 from ..images import as_batch, show_images
-
-# %% ../../nbs/data/11_loaders.ipynb #5a9f4c28
-def _padded(x, size):
-    "The last two dimensions continued to at least `size` by reflection, as often as needed."
-    missing = [max(0, s - n) for s, n in zip(_pair(size), x.shape[-2:])]
-    if not any(missing):
-        return x
-    spans = zip(x.shape[-2:], missing)
-    rows, columns = (np.pad(np.arange(n), (0, more), "reflect") for n, more in spans)
-    return x[..., rows, :][..., columns]
 
 # %% ../../nbs/data/11_loaders.ipynb #41d88e3f
 class SampleSet(Dataset):
@@ -227,8 +218,12 @@ def decode_batch(
     return L(zip(*parts))
 
 # %% ../../nbs/data/11_loaders.ipynb #245e4ed0
-def _figure(samples, names, **kwargs):
-    "A column for each sample, a row for each of its parts."
+def _figure(samples, names, ctxs=None, show=True, **kwargs):
+    "A column for each sample, a row for each of its parts; without `show` the samples."
+    if ctxs is not None:
+        raise ValueError("the figure has axes of its own; leave ctxs out")
+    if not show:
+        return samples
     rows = [*zip(*samples)]
     titles = [f"{name} {i}" for name, row in zip(names, rows) for i in range(len(row))]
     return show_images(
@@ -241,11 +236,19 @@ def show_batch(
     self: SampleLoader,
     b: tuple | None = None,  # None: a new batch
     max_n: int = 4,  # samples
+    ctxs: None = None,  # the figure has axes of its own
+    show: bool = True,  # False: return the samples instead
+    unique: bool = False,  # the first sample `max_n` times, each with a crop and rain of its own
     **kwargs: Any,  # of `show_images`
-) -> Figure:
+) -> Figure | L:
     "A figure of a batch: a column for each sample, its rain above its clean picture and labels."
+    if unique:
+        again = self.new(bs=1, shuffle=False)
+        b = [
+            torch.cat(part) for part in zip(*(again.one_batch() for _ in range(max_n)))
+        ]
     samples = self.decode_batch(self.one_batch() if b is None else b, max_n)
-    return _figure(samples, ("rain", "clean", "labels"), **kwargs)
+    return _figure(samples, ("rain", "clean", "labels"), ctxs, show, **kwargs)
 
 
 @patch
@@ -254,19 +257,13 @@ def show_results(
     b: tuple,  # (rain, clean, ...)
     out: Any,  # what the model made of it: pictures, or a tuple that begins with them
     max_n: int = 4,
+    ctxs: None = None,  # the figure has axes of its own
+    show: bool = True,  # False: return the samples instead
     **kwargs: Any,  # of `show_images`
-) -> Figure:
+) -> Figure | L:
     "A figure of results: a column for each sample, rain, derained and clean."
     samples = self.decode_batch((b[0], _main_part(out), *b[1:2]), max_n)
-    return _figure(samples, ("rain", "derained", "clean"), **kwargs)
-
-# %% ../../nbs/data/11_loaders.ipynb #be74073f
-def _say(text):
-    "Print a line, with escapes for what standard output cannot encode."
-    try:
-        print(text)
-    except UnicodeEncodeError:
-        print(text.encode("ascii", "backslashreplace").decode())
+    return _figure(samples, ("rain", "derained", "clean"), ctxs, show, **kwargs)
 
 # %% ../../nbs/data/11_loaders.ipynb #c98837af
 def _report(path, train, valid, sizes, size):

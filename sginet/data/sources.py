@@ -97,6 +97,16 @@ def _window(h, w, size, rng):
     top, left = rng.integers(h - rows + 1), rng.integers(w - columns + 1)
     return int(top), int(left), rows, columns
 
+# %% ../../nbs/data/10_sources.ipynb #5a9f4c28
+def _padded(x, size):
+    "The last two dimensions continued to at least `size` by reflection, as often as needed."
+    missing = [max(0, s - n) for s, n in zip(_pair(size), x.shape[-2:])]
+    if not any(missing):
+        return x
+    spans = zip(x.shape[-2:], missing)
+    rows, columns = (np.pad(np.arange(n), (0, more), "reflect") for n, more in spans)
+    return x[..., rows, :][..., columns]
+
 # %% ../../nbs/data/10_sources.ipynb #483495e7
 class StoredPairs:
     """A source of (rain, clean) or (rain, clean, labels) from files: pictures `3×H×W`

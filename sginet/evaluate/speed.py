@@ -155,7 +155,9 @@ def _print_peak(
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:  # glibc: give back what is free, so that it counts when used
         trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text(
+        "5", encoding="utf-8"
+    )  # forget the peak so far
     before = _kilobytes("VmRSS")
     run(rain)
     print(1024 * (_kilobytes("VmHWM") - before))

@@ -102,7 +102,7 @@ class SGINet(nn.Module, PyTorchModelHubMixin, library_name="sginet"):
 def _read_number(file: Path, key: str | None = None) -> int | None:
     "The number in a file, or behind `key` in its line; None where there is none."
     try:
-        words = file.read_text().split()
+        words = file.read_text(encoding="utf-8").split()
         return int(words[words.index(key) + 1 if key else 0])
     except (OSError, ValueError, IndexError):
         return None
@@ -127,11 +127,11 @@ def _container_room(
 ) -> int | None:
     "Bytes left to this process's control groups; None outside of Linux or without a limit."
     try:
-        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+        lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     rooms = []
-    for _, controllers, path in lines:
+    for _, controllers, path in (line.split(":", 2) for line in lines):
         if controllers and "memory" not in controllers.split(","):
             continue
         version = 1 if controllers else 2
