@@ -12,6 +12,7 @@ from sginet.cli.eval import evaluation
 from sginet.data.labels import DataError
 from sginet.evaluate.scores import eval_source, evaluate, folder_method
 from sginet.evaluate.tables import read_csv, write_csv
+from sginet.models.sginet import SGINet
 
 
 def make_pairs(root, sizes=((64, 96),) * 3):
@@ -46,6 +47,20 @@ def test_files_beside_results_are_not_looked_at(tmp_path):
     results = [f"ours={rain.parent / 'norain'}"]
     assert run_eval(tmp_path / "data", results, tmp_path / "out") == 0
     assert scored(tmp_path / "out")["ours"] == 3
+
+
+def test_two_models_of_one_name(tmp_path):
+    """a/model and b/model are two rows, by all of their paths."""
+    make_pairs(tmp_path / "data", sizes=((64, 96),))
+    folders = [tmp_path / name / "model" for name in "ab"]
+    for seed, folder in enumerate(folders):
+        torch.manual_seed(seed)
+        SGINet(4, "small4", "residual").save_pretrained(folder)
+    models = [option for folder in folders for option in ("--model", str(folder))]
+    options = ["--data", str(tmp_path / "data"), "--rate", "100", "--panel", "1"]
+    out = tmp_path / "out"
+    assert evaluation([*options, *models, "--out", str(out), "--device", "cpu"]) == 0
+    assert {str(folder) for folder in folders} <= set(scored(out))
 
 
 def test_a_comma_in_the_path(tmp_path):

@@ -129,3 +129,40 @@ def test_the_first_picture_needs_no_compiler():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "\n", done.stdout + done.stderr
+
+
+ELSEWHERE = """
+import importlib, math, pkgutil, sys
+from pathlib import Path
+
+sys.modules["resource"] = sys.modules["fcntl"] = None  # Windows has neither
+read = Path.read_text
+
+def read_text(path, *args, **kwargs):
+    if str(path).startswith(("/proc", "/sys")):
+        raise FileNotFoundError(path)
+    return read(path, *args, **kwargs)
+
+Path.read_text = read_text
+import sginet
+for module in pkgutil.walk_packages(sginet.__path__, "sginet."):
+    importlib.import_module(module.name)
+from sginet.cli.manifest import append_rows
+from sginet.evaluate.compare import _peak_mb
+from sginet.evaluate.speed import machine_info
+from sginet.models.sginet import SGINet, available_memory
+assert available_memory("cpu") is None
+assert math.isnan(_peak_mb("cpu"))
+machine_info()
+append_rows(Path(sys.argv[1]), [{"file": "a"}])
+assert '"file": "a"' in Path(sys.argv[1]).read_text(encoding="utf-8")
+import torch
+assert SGINet(4, "small4").eval().derain(torch.rand(3, 40, 50)).shape == (3, 40, 50)
+"""
+
+
+def test_systems_without_proc_and_locks(tmp_path):
+    """Every module is imported and the ones that ask the system run without what Linux has."""
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "manifest.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

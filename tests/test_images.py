@@ -105,6 +105,50 @@ def test_cmyk_is_converted_and_carries_no_wrong_profile(tmp_path):
     assert np.abs(np.asarray(back(x)).astype(int) - np.asarray(SMALL)).mean() < 12
 
 
+def cmyk_profile():
+    """An ICC profile (version 2.4, a table of 2⁴ colours) in which black ink alone counts."""
+    identity = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    ramp = bytes(range(256))
+    colours = b"".join(bytes([127 if i % 2 else 255, 128, 128]) for i in range(16))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity
+    table += ramp * 4 + colours + ramp * 3
+    white = struct.pack(">3i", 63190, 65536, 54061)
+    tags = {b"A2B0": table, b"wtpt": b"XYZ " + bytes(4) + white}
+    entries, body, start = b"", b"", 132 + 12 * len(tags)
+    for name, data in tags.items():
+        entries += name + struct.pack(">2I", start + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    head = struct.pack(">I4xI", start + len(body), 0x02400000) + b"prtrCMYKLab "
+    head = (head + bytes(12) + b"acsp" + bytes(28) + white).ljust(128, b"\0")
+    return head + struct.pack(">I", len(tags)) + entries + body
+
+
+def test_cmyk_is_converted_by_its_profile(tmp_path):
+    ink = Image.new("CMYK", (2, 1))
+    ink.putpixel((0, 0), (255, 255, 0, 0))
+    ink.putpixel((1, 0), (0, 0, 0, 128))
+    ink.save(tmp_path / "own.tif", icc_profile=cmyk_profile())
+    ink.save(tmp_path / "none.tif")
+    own, none = open_image(tmp_path / "own.tif"), open_image(tmp_path / "none.tif")
+    assert (own.mode, own.info.get("icc_profile")) == ("RGB", None)
+    assert own.getpixel((0, 0)) == (255, 255, 255)  # no black ink
+    # lightness 75, where the darkest ink is 50 and becomes black
+    assert own.getpixel((1, 0)) == pytest.approx((162,) * 3, abs=2)
+    assert none.getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_lab_is_converted(tmp_path):
+    lightness, red = Image.new("L", (2, 1), 128), Image.new("L", (2, 1), 128)
+    red.putpixel((1, 0), 200)
+    pixels = Image.merge("LAB", [lightness, red, Image.new("L", (2, 1), 128)])
+    pixels.save(tmp_path / "a.tif")
+    image = open_image(tmp_path / "a.tif")
+    assert (image.mode, image.info.get("icc_profile")) == ("RGB", None)
+    assert image.getpixel((0, 0)) == pytest.approx((120,) * 3, abs=2)
+    r, g, b = image.getpixel((1, 0))
+    assert r > b > g
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_sixteen_bits_stay(tmp_path, channels, suffix):
