@@ -3,8 +3,8 @@
 Trains each variant with each seed and scores it. All variants get the same budget: steps,
 batches, rain, first weights, losses and SEM. Every training has a folder RUN/VARIANT-SEED
 and continues from its checkpoint; RUN/ablation.csv (a row for each training and rate) and
-RUN/pictures.csv (for each picture too) grow with every one that ends. Without --data:
-drawn scenes.
+RUN/pictures.csv (for each picture too) grow with every one that ends. RUN/rain.csv scores
+the rain itself. Without --data: drawn scenes.
 """
 
 import argparse
@@ -99,16 +99,20 @@ class Ablated(SGINetBaseline):
         return super().loss(outputs, rain[:, :3], clean)
 
 
+def chosen(source, pictures):
+    """The numbers of evenly spread pictures."""
+    last = len(source) - 1
+    return np.linspace(0, last, min(pictures, len(source))).round().astype(int).tolist()
+
+
 @torch.no_grad()
 def evaluated(net, source, pictures, device):
     """Scores of evenly spread pictures, as a dict of lists.
 
     The variant that reads another picture's map gets the map of the picture before.
     """
-    scores, last = Scores(), len(source) - 1
-    indices = np.linspace(0, last, min(pictures, len(source))).round().astype(int)
-    previous = None
-    for i in [last, *indices.tolist()]:
+    scores, previous = Scores(), None
+    for i in [len(source) - 1, *chosen(source, pictures)]:
         sample = source.sample(i, None, np.random.default_rng([0, i]))
         x, clean, labels = (t[None].to(device) for t in sample)
         if previous is not None:
@@ -151,6 +155,22 @@ def train(folder, variant, seed, s, device):
         result[str(rate)] = evaluated(net, source, s["pictures"], device)
     with atomic_write(folder / "result.json") as part:
         part.write_text(json.dumps(result), encoding="utf-8")
+
+
+@torch.no_grad()
+def rain_itself(s, device):
+    """Scores of the rain that no network has changed, on the same pictures: a row a rate."""
+    sem = SGINet.from_pretrained(s["sem"]).sem.to(device)
+    rows = []
+    for rate in (100, 200):
+        source, scores = sources(s["data"], (rate,), "val", seed=0), Scores()
+        for i in chosen(source, s["pictures"]):
+            sample = source.sample(i, None, np.random.default_rng([0, i]))
+            x, clean, labels = (t[None].to(device) for t in sample)
+            scores.add(Path(source.name(i)).name, x[:, :3], clean, labels, sem)
+        means = {k: scores.value(k) for k in ("psnr", "ssim")}
+        rows.append(dict(rate=rate, pictures=len(scores.names)) | means)
+    return rows
 
 
 def tables(out):
@@ -197,6 +217,8 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as part:
         part.write_text(json.dumps(s), encoding="utf-8")
+    if not (out / "rain.csv").exists():
+        write_csv(rain_itself(s, device), out / "rain.csv")
     jobs = [(seed, v) for seed in range(seeds) for v in variants]
     for seed, v in tqdm(jobs, unit="training", disable=None):
         folder = out / f"{v.replace(' ', '-')}-{seed}"
