@@ -427,6 +427,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'sginet/data/loaders.py'),
                                      'sginet.data.loaders.rain_dls': ('data/loaders.html#rain_dls', 'sginet/data/loaders.py')},
             'sginet.data.rain': { 'sginet.data.rain.Rain': ('data/rain.html#rain', 'sginet/data/rain.py'),
+                                  'sginet.data.rain.Rain.left_in': ('data/rain.html#rain.left_in', 'sginet/data/rain.py'),
                                   'sginet.data.rain._accumulate': ('data/rain.html#_accumulate', 'sginet/data/rain.py'),
                                   'sginet.data.rain._airlight': ('data/rain.html#_airlight', 'sginet/data/rain.py'),
                                   'sginet.data.rain._batches': ('data/rain.html#_batches', 'sginet/data/rain.py'),

@@ -107,7 +107,7 @@ def class_shares(
 def class_legend(
     maps: torch.Tensor | Iterable[torch.Tensor],  # one class map or several
     palette: np.ndarray = DISTINCT_COLOURS,  # 19×3, uint8
-    at_least: float = 0.01,  # name the classes that cover this share of one of them
+    at_least: float = 0.002,  # name the classes that cover this share of one of them
 ) -> "list[Patch]":
     "Handles for a matplotlib legend that names the classes of some class maps, in train-id order."
     from matplotlib.patches import Patch

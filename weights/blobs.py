@@ -5,10 +5,13 @@
 Each photograph of SHARED/real_rain goes through the network as it is, then with one thing
 changed: one level of SIM silenced, another class map, the picture upside down, mirrored or at
 half the size. A row of CSV says which share of the photograph came out much darker than it
-was, as `score_tiny.py` counts it. Rows of other names stay in the file.
+was, as `score_tiny.py` counts it. A JSON file beside it, CSV's name with .json, says where:
+for each part of the frame, the share of the photographs that were darkened there. What was
+measured under other names stays in both files.
 """
 
 import argparse
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,8 @@ from sginet.evaluate.tables import read_csv, write_csv
 from sginet.images import CLASSES, as_batch
 from sginet.models.sginet import SGINet, pad_to_multiple
 
+FRAME = 24, 32  # parts of the frame, down and across
+SHOWN = "as it is", "upside down"  # whose maps are written, in thousandths
 SIM_PARTS = ("encoder", "sie")  # five levels each; and `middle`
 
 
@@ -83,10 +88,24 @@ def variants(model: SGINet) -> dict:
     return found
 
 
-def darkened(rain: Tensor, refined: Tensor) -> float:
-    """The share of pixels whose surroundings lost more than `DARKER` of full scale."""
+def darkened(rain: Tensor, refined: Tensor) -> Tensor:
+    """1 where a pixel's surroundings lost more than `DARKER` of full scale, else 0."""
     darker = local_luma(rain) - local_luma(refined)
-    return (darker > DARKER).double().mean().item()
+    return (darker > DARKER).float()
+
+
+def measure(model: SGINet, photographs: list[Path]) -> tuple[list[dict], dict]:
+    """Rows of all photographs and changes, and a map of the frame for each change."""
+    rows, where = [], {}
+    for file in tqdm(photographs, unit="picture"):
+        rain = as_batch(file)[0]
+        for change, run in variants(model).items():
+            found = darkened(rain, run(rain))
+            share = round(found.double().mean().item(), 5)
+            rows.append(dict(picture=file.stem, change=change, share=share))
+            part = F.adaptive_avg_pool2d(found, FRAME)[0, 0] / len(photographs)
+            where[change] = where.get(change, 0) + part
+    return rows, where
 
 
 def main() -> None:
@@ -98,17 +117,18 @@ def main() -> None:
     parser.add_argument("--model", default="tiny", help="a name or a folder")
     parser.add_argument("--name", default="now", help="how its rows are called")
     args = parser.parse_args()
-    model = SGINet.from_pretrained(args.model)
+    photographs = sorted((args.shared / "real_rain").iterdir())
+    with torch.inference_mode():
+        found, where = measure(SGINet.from_pretrained(args.model), photographs)
     rows = read_csv(args.out) if args.out.exists() else []
     rows = [row for row in rows if row["model"] != args.name]
-    for file in tqdm(sorted((args.shared / "real_rain").iterdir()), unit="picture"):
-        rain = as_batch(file)[0]
-        with torch.inference_mode():
-            for change, run in variants(model).items():
-                share = darkened(rain, run(rain))
-                row = dict(model=args.name, picture=file.stem, change=change)
-                rows.append(row | dict(share=round(share, 5)))
-    write_csv(rows, args.out)
+    write_csv(rows + [dict(model=args.name) | row for row in found], args.out)
+    beside = args.out.with_suffix(".json")
+    maps = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+    maps[args.name] = {
+        change: (1000 * where[change]).round().int().tolist() for change in SHOWN
+    }
+    beside.write_text(json.dumps(maps), encoding="utf-8")
 
 
 if __name__ == "__main__":

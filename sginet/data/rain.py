@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from .depth import depth_from_classes, street_depth
@@ -273,3 +274,22 @@ def render(
     pictures = zip(clean.detach().float(), map(float, rates), seeds, depth)
     *layers, drops = zip(*(_render_one(*picture, *how) for picture in pictures))
     return Rain(*map(torch.stack, layers), list(drops))
+
+# %% ../../nbs/data/03_rain.ipynb #0a973b0f
+@patch
+def left_in(
+    self: Rain,
+    picture: torch.Tensor,  # N×3×H×W, 0..1, what was made of `rainy`
+    clean: torch.Tensor,  # N×3×H×W, 0..1, what was rained on
+) -> tuple[float, float, float]:
+    """The shares of the veil and of the streaks that are left in a picture, and the share
+    of its squared error that is neither.
+
+    The rain itself has 1, 1 and 0; a share below 0 means that too much was taken off."""
+    layers = self.veiled - clean, self.rainy - self.veiled
+    known = torch.stack([x.flatten() for x in layers], 1).double().cpu()
+    error = (picture - clean).flatten().double().cpu()
+    veil, streaks = torch.linalg.lstsq(known, error[:, None]).solution[:, 0]
+    rest = error - veil * known[:, 0] - streaks * known[:, 1]
+    neither = rest.square().sum() / error.square().sum().clamp(min=1e-12)
+    return veil.item(), streaks.item(), neither.item()
