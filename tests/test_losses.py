@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torchvision.models import vgg16, vgg16_bn, vgg19
 
 from sginet.losses.sginet_loss import PerceptualLoss, SGINetLoss, vgg16_features
+from sginet.metrics import psnr_rgb, psnr_y, ssim_y
 from sginet.models.sem import SmallSEM, freeze
 from sginet.models.sginet import Derained
 
@@ -81,3 +83,26 @@ def test_weights_changed_later_count(case):
     blind.weights["csd"] = 1
     with pytest.raises(ValueError, match="needs a SEM"):
         blind(*args)
+
+
+class WithoutFloat64(torch.Tensor):
+    """A tensor that says it lies on Apple's MPS, and refuses what MPS refuses."""
+
+    @property
+    def device(self):
+        return SimpleNamespace(type="mps")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+    def double(self):
+        raise TypeError("MPS has no float64")
+
+
+def test_scores_on_a_device_without_float64():
+    """Not seen on such a device: what is refused there must not be asked for."""
+    pred = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    clean = 0.9 * pred
+    pair = pred.as_subclass(WithoutFloat64), clean.as_subclass(WithoutFloat64)
+    for score in (psnr_y, ssim_y, psnr_rgb):
+        assert torch.equal(score(*pair), score(pred, clean)), score

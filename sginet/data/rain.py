@@ -287,8 +287,9 @@ def left_in(
 
     The rain itself has 1, 1 and 0; a share below 0 means that too much was taken off."""
     layers = self.veiled - clean, self.rainy - self.veiled
-    known = torch.stack([x.flatten() for x in layers], 1).double().cpu()
-    error = (picture - clean).flatten().double().cpu()
+    # on the CPU: some devices have no float64
+    known = torch.stack([x.flatten().cpu().double() for x in layers], 1)
+    error = (picture - clean).flatten().cpu().double()
     veil, streaks = torch.linalg.lstsq(known, error[:, None]).solution[:, 0]
     rest = error - veil * known[:, 0] - streaks * known[:, 1]
     neither = rest.square().sum() / error.square().sum().clamp(min=1e-12)
