@@ -156,6 +156,18 @@ def to_fp16(self: DerainLearner, **kwargs) -> DerainLearner:
         )
     return self.add_cb(MixedPrecision(**kwargs))
 
+# %% ../../nbs/train/01_learner.ipynb #3232a220
+@patch
+def _row(self: DerainLearner, rain: Tensor, *clean: Tensor) -> dict[str, Tensor]:
+    "The pictures of a row of `show_results`, by their titles."
+    out = self.network(rain[None].to(self._device))
+    row = dict(rain=rain)
+    if isinstance(out, Derained):
+        row |= dict(coarse=out.coarse[0], guidance=out.guidance[0, 0].long())
+    row |= dict(refined=predicted_image(out)[0])
+    row |= dict(clean=clean[0]) if clean else {}
+    return {k: v.cpu() for k, v in row.items()}
+
 # %% ../../nbs/train/01_learner.ipynb #accff7b0
 @patch
 def show_results(
@@ -182,18 +194,6 @@ def show_results(
     rows = rows[:max_n]
     images = [image for row in rows for image in row.values()]
     return show_images(images, [t for r in rows for t in r], rows=len(rows), **kwargs)
-
-# %% ../../nbs/train/01_learner.ipynb #3232a220
-@patch
-def _row(self: DerainLearner, rain: Tensor, *clean: Tensor) -> dict[str, Tensor]:
-    "The pictures of a row of `show_results`, by their titles."
-    out = self.network(rain[None].to(self._device))
-    row = dict(rain=rain)
-    if isinstance(out, Derained):
-        row |= dict(coarse=out.coarse[0], guidance=out.guidance[0, 0].long())
-    row |= dict(refined=predicted_image(out)[0])
-    row |= dict(clean=clean[0]) if clean else {}
-    return {k: v.cpu() for k, v in row.items()}
 
 # %% ../../nbs/train/01_learner.ipynb #3bb674ac
 @patch
