@@ -1547,6 +1547,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'sginet.models.export._pad_by_arithmetic': ( 'models/export.html#_pad_by_arithmetic',
                                                                                    'sginet/models/export.py'),
                                       'sginet.models.export._plain_proto': ('models/export.html#_plain_proto', 'sginet/models/export.py'),
+                                      'sginet.models.export._refined_by_classes': ( 'models/export.html#_refined_by_classes',
+                                                                                    'sginet/models/export.py'),
                                       'sginet.models.export._without_warnings': ( 'models/export.html#_without_warnings',
                                                                                   'sginet/models/export.py'),
                                       'sginet.models.export.differences': ('models/export.html#differences', 'sginet/models/export.py'),

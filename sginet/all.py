@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+# %% ../nbs/99_all.ipynb #c8552371
 from .data.datasets import find_pairs
 from sginet.data.drops import (
     Camera,
@@ -37,6 +38,18 @@ from sginet.images import (
     sample_photo,
     show_images,
 )
+
+# %% ../nbs/99_all.ipynb #a2b66a64
+from .losses.csd import csd_loss
+from .losses.sginet_loss import SGINetLoss, residual_loss
+from .metrics import PUBLISHED_RESULTS, SegmentationScore, psnr_y, ssim_y
+from .models.frm import FRM, output_conv, output_image
+from .models.layers import CIG
+from .models.sem import SEM, PSPNet, class_guidance
+from .models.sginet import Derained, SGINet
+from .models.sim import SIM
+
+# %% ../nbs/99_all.ipynb #6bdb6920
 from sginet.interpret.attribution import (
     IntegratedGradients,
     attribute,
@@ -62,14 +75,8 @@ from .interpret.rain_explorers import RainExplorer
 from .interpret.taps import Taps
 from .interpret.targets import baseline_picture, removal
 from .interpret.training_monitor import TrainingMonitor
-from .losses.csd import csd_loss
-from .losses.sginet_loss import SGINetLoss, residual_loss
-from .metrics import PUBLISHED_RESULTS, SegmentationScore, psnr_y, ssim_y
-from .models.frm import FRM, output_conv, output_image
-from .models.layers import CIG
-from .models.sem import SEM, PSPNet, class_guidance
-from .models.sginet import Derained, SGINet
-from .models.sim import SIM
+
+# %% ../nbs/99_all.ipynb #b134cddb
 from .train.learner import sginet_learner
 from .train.sem import sem_learner
 

@@ -56,8 +56,7 @@ def test_a_program_of_another_sem_and_form():
 def test_onnx_of_each_guidance_form(guidance, tmp_path):
     torch.manual_seed(0)
     model = SGINet(4, "small8", "scaled", "half", guidance).eval()
-    # small: an untrained SEM's near-ties may give a pixel another class
-    nn.init.normal_(model.sim.last.weight, std=0.005)
+    nn.init.normal_(model.sim.last.weight, std=0.05)  # else SIM changes nothing
     rows = to_onnx(model, tmp_path / "a.onnx")
     assert max(r["coarse"] for r in rows) < TOLERANCE
 

@@ -298,22 +298,6 @@ def shapley_calls(inputs: SIMInputs) -> int:
     """Return how many pictures SIM will compute for `shapley_shares`."""
     return 4 + 4 * len(_largest_classes(inputs))
 
-# %% ../../nbs/interpret/04_attribution.ipynb #799ef7f8
-@torch.no_grad()
-def shapley_shares(
-    target: Target,
-    inputs: SIMInputs,
-    baseline: str = "blurred",  # of BASELINES
-) -> ShapleyShares:
-    """Split a target among SIM's three inputs, exactly.
-
-    Sources: Shapley 1953; Lundberg & Lee, NeurIPS 2017.
-    """
-    present = _Presence(target, inputs, baseline)
-    ones, zeros = torch.ones(1, 3), torch.zeros(1, 3)
-    found = captum.ShapleyValues(present).attribute(ones, zeros)[0].tolist()
-    return ShapleyShares(*found, (present(ones) - present(zeros)).item())
-
 # %% ../../nbs/interpret/04_attribution.ipynb #db3739b9
 class _Presence:
     """A target as a function of which of the three inputs are present."""
@@ -336,6 +320,22 @@ class _Presence:
             values = [self.target(rain, coarse, m).cpu() for m in maps]
             self.known[on] = sum(values) / len(values)
         return self.known[on]
+
+# %% ../../nbs/interpret/04_attribution.ipynb #799ef7f8
+@torch.no_grad()
+def shapley_shares(
+    target: Target,
+    inputs: SIMInputs,
+    baseline: str = "blurred",  # of BASELINES
+) -> ShapleyShares:
+    """Split a target among SIM's three inputs, exactly.
+
+    Sources: Shapley 1953; Lundberg & Lee, NeurIPS 2017.
+    """
+    present = _Presence(target, inputs, baseline)
+    ones, zeros = torch.ones(1, 3), torch.zeros(1, 3)
+    found = captum.ShapleyValues(present).attribute(ones, zeros)[0].tolist()
+    return ShapleyShares(*found, (present(ones) - present(zeros)).item())
 
 # %% ../../nbs/interpret/04_attribution.ipynb #f5c01e12
 def randomise_sim(model: nn.Module, seed: int = 0) -> nn.Module:

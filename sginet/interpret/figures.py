@@ -77,11 +77,11 @@ def class_overlay(
         _write_names(image, ids)
     return image
 
-
+# %% ../../nbs/interpret/05_figures.ipynb #ee128fbf
 def _hex(colour):
     return "#{:02x}{:02x}{:02x}".format(*(int(c) for c in colour))
 
-# %% ../../nbs/interpret/05_figures.ipynb #ee128fbf
+
 def legend_entries(
     classes: Tensor,  # 1×H×W, train ids, 255 = unknown
     palette: str = "for every eye",  # of PALETTES
@@ -126,6 +126,17 @@ def strength_map(
     """Draw a map without sign, dark blue at 0 to yellow at `top`."""
     return _coloured(x / (top or scale_top(x)), "cividis")
 
+# %% ../../nbs/interpret/05_figures.ipynb #0fb12739
+def overlay_map(
+    x: Tensor,  # H×W, with sign
+    picture: Tensor,  # 1×3×H×W in 0..1
+    opacity: float = 0.7,  # of the map, 0..1
+    top: float | None = None,  # the end of the scale
+) -> Image.Image:
+    """Draw a signed map over the picture in grey."""
+    grey = to_pil(picture).convert("L").convert("RGB")
+    return Image.blend(grey, signed_map(x, top), opacity)
+
 # %% ../../nbs/interpret/05_figures.ipynb #529fcc3c
 def draw_frame(
     image: Image.Image,
@@ -145,17 +156,6 @@ def draw_frame(
         )
         pen.rectangle(corners, outline=colour, width=line)
     return image
-
-# %% ../../nbs/interpret/05_figures.ipynb #0fb12739
-def overlay_map(
-    x: Tensor,  # H×W, with sign
-    picture: Tensor,  # 1×3×H×W in 0..1
-    opacity: float = 0.7,  # of the map, 0..1
-    top: float | None = None,  # the end of the scale
-) -> Image.Image:
-    """Draw a signed map over the picture in grey."""
-    grey = to_pil(picture).convert("L").convert("RGB")
-    return Image.blend(grey, signed_map(x, top), opacity)
 
 # %% ../../nbs/interpret/05_figures.ipynb #515617e4
 @dataclass

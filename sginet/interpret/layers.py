@@ -55,6 +55,13 @@ def layer_name(path: str) -> str:
     size = f"1/{2**halvings} size" if halvings else "full size"
     return f"SIM, {_SIM_PARTS[part]}, {_ORDER[level]} level, {size}"
 
+# %% ../../nbs/interpret/08_layers.ipynb #c9bcacf4
+def _small(x, signed=False):
+    """A map as a picture 96 pixels wide."""
+    image = signed_map(x) if signed else strength_map(x)
+    size = 96, max(1, round(96 * x.shape[0] / x.shape[1]))
+    return image.resize(size, Image.Resampling.NEAREST)
+
 # %% ../../nbs/interpret/08_layers.ipynb #d80142c1
 class Thumbnail(NamedTuple):
     """A small picture of a layer or channel, to choose it by."""
@@ -79,13 +86,6 @@ def layer_thumbnails(session: Session, scene: SceneSettings) -> list[Thumbnail]:
         return [Thumbnail(p, layer_name(p), _small(maps[p])) for p in LAYERS]
 
     return session.cached("layer thumbnails", scene, make)
-
-# %% ../../nbs/interpret/08_layers.ipynb #c9bcacf4
-def _small(x, signed=False):
-    """A map as a picture 96 pixels wide."""
-    image = signed_map(x) if signed else strength_map(x)
-    size = 96, max(1, round(96 * x.shape[0] / x.shape[1]))
-    return image.resize(size, Image.Resampling.NEAREST)
 
 # %% ../../nbs/interpret/08_layers.ipynb #6e0c0ecc
 class LayerSettings(Settings):
@@ -118,6 +118,10 @@ def _layer_maps(session, scene, layer):
     weights = taps[attention].flatten() if has_attention else None
     return taps[layer][0], weights
 
+# %% ../../nbs/interpret/08_layers.ipynb #a787ea6c
+def _channel_name(layer, channel):
+    return f"channel {channel}" + (f", {CLASSES[channel]}," if layer == "sem" else "")
+
 # %% ../../nbs/interpret/08_layers.ipynb #86ccb316
 def show_layer(
     session: Session, scene: SceneSettings, settings: LayerSettings
@@ -141,11 +145,7 @@ def show_layer(
     view.image = view.image.resize((width, height), Image.Resampling.NEAREST)
     return view, weights
 
-# %% ../../nbs/interpret/08_layers.ipynb #a787ea6c
-def _channel_name(layer, channel):
-    return f"channel {channel}" + (f", {CLASSES[channel]}," if layer == "sem" else "")
-
-
+# %% ../../nbs/interpret/08_layers.ipynb #646d677d
 def channel_thumbnails(
     session: Session,
     scene: SceneSettings,

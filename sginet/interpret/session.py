@@ -66,6 +66,32 @@ def read_upload(
     image.thumbnail((UPLOAD_SIDE, UPLOAD_SIDE), Image.Resampling.LANCZOS)
     return UploadedPicture(name, image)
 
+# %% ../../nbs/interpret/06_session.ipynb #72010555
+def _text(value):
+    if isinstance(value, tuple):
+        return " ".join(_text(v) for v in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _from_text(trait, text):
+    if isinstance(trait, Bool):
+        return text == "yes"
+    if isinstance(trait, Enum):
+        return next(v for v in trait.values if str(v) == text)
+    if isinstance(trait, Tuple):
+        return tuple(_finite(v) for v in text.split())
+    if isinstance(trait, Int):
+        return int(text)
+    return _finite(text) if isinstance(trait, Float) else text
+
+
+def _finite(text):
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return float(text)
+
 # %% ../../nbs/interpret/06_session.ipynb #5a295809
 class Settings(HasTraits):
     """Settings as traits.
@@ -96,32 +122,6 @@ class Settings(HasTraits):
             for name in plain
             if getattr(self, name) != getattr(default, name)
         }
-
-# %% ../../nbs/interpret/06_session.ipynb #72010555
-def _text(value):
-    if isinstance(value, tuple):
-        return " ".join(_text(v) for v in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _from_text(trait, text):
-    if isinstance(trait, Bool):
-        return text == "yes"
-    if isinstance(trait, Enum):
-        return next(v for v in trait.values if str(v) == text)
-    if isinstance(trait, Tuple):
-        return tuple(_finite(v) for v in text.split())
-    if isinstance(trait, Int):
-        return int(text)
-    return _finite(text) if isinstance(trait, Float) else text
-
-
-def _finite(text):
-    if not math.isfinite(float(text)):
-        raise ValueError(f"{text} is no finite number")
-    return float(text)
 
 # %% ../../nbs/interpret/06_session.ipynb #e9905319
 @patch
@@ -215,6 +215,19 @@ def make_scene(settings: SceneSettings) -> RainyScene:
     )
     return RainyScene(ground, labels, rain, rain.rainy)
 
+# %% ../../nbs/interpret/06_session.ipynb #6decc95f
+@dataclass
+class _Uncompared:
+    """A function that a cache does not take as part of its key."""
+
+    function: Callable
+
+    def __eq__(self, other):
+        return True
+
+    def __hash__(self):
+        return 0
+
 # %% ../../nbs/interpret/06_session.ipynb #06621e9f
 class Session:
     """A model and its last `keep` results: scenes, inputs of SIM, refined pictures, ..."""
@@ -250,19 +263,6 @@ class Session:
     def refined(self, scene: SceneSettings) -> Tensor:
         """Return the refined picture, `1×3×H×W`, on the CPU."""
         return self.cached("refined", scene, lambda: self.refined_under(scene, None))
-
-# %% ../../nbs/interpret/06_session.ipynb #6decc95f
-@dataclass
-class _Uncompared:
-    """A function that a cache does not take as part of its key."""
-
-    function: Callable
-
-    def __eq__(self, other):
-        return True
-
-    def __hash__(self):
-        return 0
 
 # %% ../../nbs/interpret/06_session.ipynb #06f90302
 @patch

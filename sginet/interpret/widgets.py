@@ -25,11 +25,11 @@ from .layers import Thumbnail
 from .queries import Answer
 from .session import UPLOAD_BYTES, UPLOAD_SIDE
 
-# %% ../../nbs/interpret/11_widgets.ipynb #5d04c14d
+# %% ../../nbs/interpret/11_widgets.ipynb #4af5b716
 class Stopped(Exception):
     """Raised inside a job that was cancelled or replaced by a newer one."""
 
-# %% ../../nbs/interpret/11_widgets.ipynb #4af5b716
+
 class Worker:
     """One job at a time in a thread of its own; the newest replaces the others."""
 
@@ -40,56 +40,52 @@ class Worker:
         self._ended = threading.Event()  # of the last job
         self._ended.set()
 
-    def ask(
-        self,
-        job: Callable,  # called with `tick`, which raises `Stopped` when it should end
-        done: Callable[[], None] = lambda: None,  # called when it has ended, however
-    ) -> None:
-        """Run `job(tick)` as soon as the running one has ended."""
+    def cancel(self) -> None:
+        """End the running job at its next `tick`, and drop the one that waits."""
+        self._stop.set()
+        if self._job:
+            self._job.cancel()
+
+    def wait(self, seconds: float = 120) -> None:
+        """Wait until the last job has ended; for scripts and tests."""
+        ended = None
+        while ended is not self._ended:  # a newer one may come meanwhile
+            ended = self._ended
+            ended.wait(seconds)
+
+    def close(self) -> None:
+        """Cancel, and end the thread."""
         self.cancel()
-        stop = self._stop = threading.Event()
-        ended = self._ended = threading.Event()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
-        def tick(pause=0.0):
-            if stop.wait(pause):
-                raise Stopped
-
-        def run():
-            if not stop.is_set():
-                job(tick)
-
-        def finish(future):
-            try:
-                done()
-            finally:
-                ended.set()
-
-        self._job = self._pool.submit(run)
-        self._job.add_done_callback(finish)
-
-# %% ../../nbs/interpret/11_widgets.ipynb #ee7e99f7
+# %% ../../nbs/interpret/11_widgets.ipynb #ecea39fc
 @patch
-def cancel(self: Worker) -> None:
-    """End the running job at its next `tick`, and drop the one that waits."""
-    self._stop.set()
-    if self._job:
-        self._job.cancel()
-
-
-@patch
-def wait(self: Worker, seconds: float = 120) -> None:
-    """Wait until the last job has ended; for scripts and tests."""
-    ended = None
-    while ended is not self._ended:  # a newer one may come meanwhile
-        ended = self._ended
-        ended.wait(seconds)
-
-
-@patch
-def close(self: Worker) -> None:
-    """Cancel, and end the thread."""
+def ask(
+    self: Worker,
+    job: Callable,  # called with `tick`, which raises `Stopped` when it should end
+    done: Callable[[], None] = lambda: None,  # called when it has ended, however
+) -> None:
+    """Run `job(tick)` as soon as the running one has ended."""
     self.cancel()
-    self._pool.shutdown(wait=False, cancel_futures=True)
+    stop = self._stop = threading.Event()
+    ended = self._ended = threading.Event()
+
+    def tick(pause=0.0):
+        if stop.wait(pause):
+            raise Stopped
+
+    def run():
+        if not stop.is_set():
+            job(tick)
+
+    def finish(future):
+        try:
+            done()
+        finally:
+            ended.set()
+
+    self._job = self._pool.submit(run)
+    self._job.add_done_callback(finish)
 
 # %% ../../nbs/interpret/11_widgets.ipynb #8d02206f
 _STATIC = Path(sginet.__file__).parent / "interpret" / "static"
@@ -221,6 +217,16 @@ class Address(anywidget.AnyWidget):
     state = T.Dict().tag(sync=True)  # name to text, written to the address
     wanted = T.Dict().tag(sync=True)  # read from the address
 
+# %% ../../nbs/interpret/11_widgets.ipynb #65cef09c
+def _slider(trait, value, common):
+    step = trait.metadata.get("step", 1)
+    common = dict(min=trait.min, max=trait.max, step=step, value=value, **common)
+    if isinstance(trait, T.Int):
+        return ipywidgets.IntSlider(**common)
+    digits = 1 if step < 1 else 0
+    form = ".0%" if trait.metadata.get("percent") else f".{digits}f"
+    return ipywidgets.FloatSlider(readout_format=form, **common)
+
 # %% ../../nbs/interpret/11_widgets.ipynb #60c8a5e9
 def make_control(settings: T.HasTraits, name: str) -> ipywidgets.Widget:
     """Make the control for a trait, linked to it both ways.
@@ -247,13 +253,3 @@ def make_control(settings: T.HasTraits, name: str) -> ipywidgets.Widget:
         raise TypeError(f"{name}: no control for a {type(trait).__name__}")
     T.link((settings, name), (made, "value"))
     return made
-
-# %% ../../nbs/interpret/11_widgets.ipynb #65cef09c
-def _slider(trait, value, common):
-    step = trait.metadata.get("step", 1)
-    common = dict(min=trait.min, max=trait.max, step=step, value=value, **common)
-    if isinstance(trait, T.Int):
-        return ipywidgets.IntSlider(**common)
-    digits = 1 if step < 1 else 0
-    form = ".0%" if trait.metadata.get("percent") else f".{digits}f"
-    return ipywidgets.FloatSlider(readout_format=form, **common)

@@ -23,14 +23,16 @@ def _encoder(c_in: list[int], c_out: list[int], norm: str) -> nn.ModuleList:
     return levels
 
 # %% ../../nbs/models/04_sim.ipynb #57891188
-def _decoder(c_in: list[int], c_out: list[int], norm: str) -> nn.ModuleList:
-    "Levels of double the size, then two CIGs, or one at the last level."
-    levels = nn.ModuleList()
-    for i, (a, b) in enumerate(zip(c_in, c_out)):
+def _decoder(skips: list[int], c_out: list[int], norm: str) -> nn.ModuleList:
+    "Levels of double the size over what is below and SIE, then two CIGs, or one at the last."
+    levels, below = nn.ModuleList(), skips[0]
+    for i, (skip, b) in enumerate(zip(skips, c_out)):
+        a = below + skip
         level = [ContextAwareScaling(a, down=False)]
-        if i < len(c_in) - 1:
+        if i < len(skips) - 1:
             level.append(CIG(a, a, norm=norm))
         levels.append(nn.Sequential(*level, CIG(a, b, norm=norm)))
+        below = b
     return levels
 
 # %% ../../nbs/models/04_sim.ipynb #3a61e69b
@@ -71,14 +73,13 @@ class SIM(nn.Module):
         super().__init__()
         if guidance not in GUIDANCE_CHANNELS:
             raise ValueError(f"guidance {guidance!r} is not index, onehot or scores")
-        w, c = width, [width * 2**i for i in range(5)]  # c: channels of the levels
+        c = [width * 2**i for i in range(5)]  # channels of the levels
         self.output, self.guidance = output, guidance
         self.encoder = _encoder([6, *c[:-1]], c, norm)
-        self.middle = nn.Sequential(*(ContextBlock(16 * w, norm) for _ in range(4)))
+        self.middle = nn.Sequential(*(ContextBlock(c[4], norm) for _ in range(4)))
         self.sie = _encoder([3 + GUIDANCE_CHANNELS[guidance], *c[1:]], c, norm)
-        deep = [32 * w, 24 * w, 12 * w, 8 * w, 3 * w]  # beside the channels of SIE
-        self.decoder = _decoder(deep, [16 * w, 8 * w, 6 * w, 2 * w, w], norm)
-        self.last = output_conv(w, output)
+        self.decoder = _decoder(c[::-1], [c[4], c[3], 6 * width, c[1], c[0]], norm)
+        self.last = output_conv(width, output)
 
     def forward(
         self,
