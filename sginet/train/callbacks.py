@@ -45,17 +45,15 @@ class LearnerLoss(SGINetLoss):
         one = Derained(*(x[i : i + 1] for x in out))
         return self._loss(one, self.rain[i : i + 1], clean[i : i + 1])
 
-# %% ../../nbs/train/00a_callbacks.ipynb #9df98ef9
-@patch
-def _loss(self: LearnerLoss, out: Derained, rain: Tensor, clean: Tensor) -> Tensor:
-    "The loss of a batch, without CSD while it is off."
-    weights = self.weights
-    if not self.csd_on:
-        self.weights = {k: v for k, v in weights.items() if k != "csd"}
-    try:
-        return SGINetLoss.forward(self, out, rain, clean)
-    finally:
-        self.weights = weights
+    def _loss(self, out: Derained, rain: Tensor, clean: Tensor) -> Tensor:
+        "The loss of a batch, without CSD while it is off."
+        weights = self.weights
+        if not self.csd_on:
+            self.weights = {k: v for k, v in weights.items() if k != "csd"}
+        try:
+            return super().forward(out, rain, clean)
+        finally:
+            self.weights = weights
 
 # %% ../../nbs/train/00a_callbacks.ipynb #3f129338
 class RainForLoss(Callback):
@@ -133,11 +131,11 @@ class TermMean(Metric):
     def name(self) -> str:
         return f"l_{self.term}"
 
-# %% ../../nbs/train/00a_callbacks.ipynb #77122aea
+# %% ../../nbs/train/00a_callbacks.ipynb #92da8324
 class TrainingError(RuntimeError):
     "A training that cannot go on; the message says why."
 
-# %% ../../nbs/train/00a_callbacks.ipynb #92da8324
+
 class SkipBadBatches(Callback):
     "Leave out a batch whose loss or gradient explodes; nothing of it stays."
 
@@ -168,14 +166,6 @@ def before_batch(self: SkipBadBatches) -> None:
     "Keep the statistics, which the forward pass changes."
     if self.training:
         self.kept = [b.clone() for b in self.statistics]
-
-
-@patch
-def after_train(self: SkipBadBatches) -> None:
-    "The limit of the next epoch."
-    if self.count:
-        self.limit = self.factor * max(abs(self.total / self.count), 1e-3)
-    self._check_weights()
 
 # %% ../../nbs/train/00a_callbacks.ipynb #fc437e75
 @patch
@@ -210,6 +200,25 @@ def before_step(self: SkipBadBatches) -> None:
             self._skip("a gradient is not finite")
     self.in_a_row = 0
 
+# %% ../../nbs/train/00a_callbacks.ipynb #741849e9
+@patch
+def _check_weights(self: SkipBadBatches) -> None:
+    "Raise `TrainingError` if a weight is not finite."
+    for name, p in self.model.named_parameters():
+        if p.requires_grad and not p.detach().isfinite().all():
+            raise TrainingError(
+                f"epoch {self.epoch}: the weights are not finite any more (first {name}); "
+                "a lower learning rate, or clipping, may help"
+            )
+
+
+@patch
+def after_train(self: SkipBadBatches) -> None:
+    "The limit of the next epoch."
+    if self.count:
+        self.limit = self.factor * max(abs(self.total / self.count), 1e-3)
+    self._check_weights()
+
 # %% ../../nbs/train/00a_callbacks.ipynb #653cf814
 @patch
 def _skip(self: SkipBadBatches, reason: str) -> None:
@@ -233,17 +242,6 @@ def _skip(self: SkipBadBatches, reason: str) -> None:
         )
     print(said, flush=True)
     raise CancelBatchException
-
-# %% ../../nbs/train/00a_callbacks.ipynb #741849e9
-@patch
-def _check_weights(self: SkipBadBatches) -> None:
-    "Raise `TrainingError` if a weight is not finite."
-    for name, p in self.model.named_parameters():
-        if p.requires_grad and not p.detach().isfinite().all():
-            raise TrainingError(
-                f"epoch {self.epoch}: the weights are not finite any more (first {name}); "
-                "a lower learning rate, or clipping, may help"
-            )
 
 # %% ../../nbs/train/00a_callbacks.ipynb #9cad1e38
 @patch
