@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/train/05_checkpoints.ipynb #dd8c6d22
 import os
-import pickle
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,6 +71,28 @@ def _synced_file(path: Path) -> Iterator[BinaryIO]:
         f.flush()
         os.fsync(f.fileno())
 
+# %% ../../nbs/train/05_checkpoints.ipynb #0ea7c56d
+def _recorder_state(recorder: Callback) -> dict:
+    "What fastai's recorder has seen."
+    smooth = recorder.smooth_loss
+    state = dict(
+        lrs=recorder.lrs,
+        losses=[float(x) for x in recorder.losses],
+        iters=recorder.iters,
+        values=recorder.values,
+        smooth=(float(smooth.val), smooth.count),
+    )
+    return _plain(state)
+
+# %% ../../nbs/train/05_checkpoints.ipynb #b8a54cc0
+def _restore_recorder(recorder: Callback, state: dict) -> None:
+    "Put back what `_recorder_state` gave."
+    recorder.lrs, recorder.iters = state["lrs"], state["iters"]
+    recorder.losses = [torch.tensor(x) for x in state["losses"]]
+    recorder.values = [L(v) for v in state["values"]]
+    value, recorder.smooth_loss.count = state["smooth"]
+    recorder.smooth_loss.val = torch.tensor(value)
+
 # %% ../../nbs/train/05_checkpoints.ipynb #ae6519ad
 class Checkpoints(Callback):
     "Write the whole state of a training after each epoch, and go on from the last one."
@@ -133,18 +154,9 @@ def newest(self: Checkpoints) -> dict | None:
     for file in sorted(self.checkpoints.glob("epoch_*.pt"), reverse=True):
         try:
             return torch.load(file, weights_only=True, map_location="cpu")
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as fault:
+        except Exception as fault:  # a damaged file fails in many ways
             print(f"{file} cannot be read ({fault}); going on from the one before")
     return None
-
-# %% ../../nbs/train/05_checkpoints.ipynb #844d8774
-@patch
-def _write(self: Checkpoints, randoms: list[dict]) -> None:
-    "The checkpoint of this epoch; the oldest one goes."
-    with _synced_file(self.checkpoints / f"epoch_{self.epoch:04d}.pt") as f:
-        torch.save(self._state(randoms), f)
-    for old in sorted(self.checkpoints.glob("epoch_*.pt"))[: -self.keep]:
-        old.unlink()
 
 # %% ../../nbs/train/05_checkpoints.ipynb #ac491a8a
 @patch
@@ -166,27 +178,14 @@ def _state(self: Checkpoints, randoms: list[dict]) -> dict:
         recorder=_recorder_state(self.recorder),
     )
 
-# %% ../../nbs/train/05_checkpoints.ipynb #0ea7c56d
-def _recorder_state(recorder: Callback) -> dict:
-    "What fastai's recorder has seen."
-    smooth = recorder.smooth_loss
-    state = dict(
-        lrs=recorder.lrs,
-        losses=[float(x) for x in recorder.losses],
-        iters=recorder.iters,
-        values=recorder.values,
-        smooth=(float(smooth.val), smooth.count),
-    )
-    return _plain(state)
-
-# %% ../../nbs/train/05_checkpoints.ipynb #b8a54cc0
-def _restore_recorder(recorder: Callback, state: dict) -> None:
-    "Put back what `_recorder_state` gave."
-    recorder.lrs, recorder.iters = state["lrs"], state["iters"]
-    recorder.losses = [torch.tensor(x) for x in state["losses"]]
-    recorder.values = [L(v) for v in state["values"]]
-    value, recorder.smooth_loss.count = state["smooth"]
-    recorder.smooth_loss.val = torch.tensor(value)
+# %% ../../nbs/train/05_checkpoints.ipynb #844d8774
+@patch
+def _write(self: Checkpoints, randoms: list[dict]) -> None:
+    "The checkpoint of this epoch; the oldest one goes."
+    with _synced_file(self.checkpoints / f"epoch_{self.epoch:04d}.pt") as f:
+        torch.save(self._state(randoms), f)
+    for old in sorted(self.checkpoints.glob("epoch_*.pt"))[: -self.keep]:
+        old.unlink()
 
 # %% ../../nbs/train/05_checkpoints.ipynb #a7f68d9d
 @patch

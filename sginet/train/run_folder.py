@@ -54,75 +54,6 @@ def _is_better(criterion: str, value: float | None, best: float | None) -> bool:
         return True
     return value < best if _lower_is_better(criterion) else value > best
 
-# %% ../../nbs/train/06_run_folder.ipynb #e1fd9688
-class RunFolder(Checkpoints):
-    "Write a run's history, curves, panels, checkpoints and best model after each epoch."
-
-    def __init__(
-        self,
-        folder: str | Path,
-        keep: int = 2,  # how many checkpoints stay
-        best: str = "psnr",  # the column of the history that chooses the best model
-        panels: int = 3,  # pictures in a panel
-        card: Callable[[dict], str] = lambda row: (
-            ""
-        ),  # of a model, from the history's row
-    ):
-        super().__init__(Path(folder) / "checkpoints", keep)
-        self.folder, self.criterion = Path(folder), best
-        self.panels, self.card = panels, card
-
-# %% ../../nbs/train/06_run_folder.ipynb #10057b9d
-@patch
-def before_fit(self: RunFolder) -> None:
-    "Begin with an empty history, or with that of the last checkpoint."
-    self.names = ["epoch", *self.recorder.metric_names[1:-1], "seconds"]
-    self.rows, self.best, self.best_epoch = [], None, None
-    super(RunFolder, self).before_fit()
-    if process_rank():
-        return
-    (self.folder / "panels").mkdir(exist_ok=True)
-    self.samples = _first_samples(self.loaders[1], self.panels)
-    if self.rows:
-        self._report()  # a kill may have come between a checkpoint and its report
-
-
-@patch
-def before_epoch(self: RunFolder) -> None:
-    "Start the clock of the epoch."
-    self.began = time.time()
-
-
-@patch
-def after_epoch(self: RunFolder) -> None:
-    "Add a row to the history, and write."
-    seconds = round(time.time() - self.began, 2)
-    self.rows.append([self.epoch, *_plain(self.learn.final_record), seconds])
-    super(RunFolder, self).after_epoch()
-
-# %% ../../nbs/train/06_run_folder.ipynb #11981ecd
-@patch
-def state_dict(self: RunFolder) -> dict:
-    "The history, and which epoch was the best."
-    return dict(rows=self.rows, best=self.best, best_epoch=self.best_epoch)
-
-
-@patch
-def load_state_dict(self: RunFolder, state: dict) -> None:
-    "Put back what `state_dict` gave."
-    self.rows = state["rows"]
-    self.best, self.best_epoch = state["best"], state["best_epoch"]
-
-# %% ../../nbs/train/06_run_folder.ipynb #7459eb96
-@patch
-def _model_state(self: RunFolder) -> dict[str, Tensor]:
-    "The network, without a SEM that does not learn: `start/` has it."
-    network = self.learn.network
-    if any(p.requires_grad for p in network.sem.parameters()):
-        return network.state_dict()
-    state = network.state_dict()
-    return {k: v for k, v in state.items() if not k.startswith("sem.")}
-
 # %% ../../nbs/train/06_run_folder.ipynb #5efbed23
 def _first_samples(dl: Sequence, n: int) -> list[tuple[Tensor, Tensor]]:
     "The first `n` samples (rain, clean) of a loader, each as a batch."
@@ -132,39 +63,6 @@ def _first_samples(dl: Sequence, n: int) -> list[tuple[Tensor, Tensor]]:
         if len(samples) >= n:
             break
     return samples[:n]
-
-# %% ../../nbs/train/06_run_folder.ipynb #7314c11e
-@patch
-def _write(self: RunFolder, randoms: list[dict]) -> None:
-    """The best model, then the checkpoint, then the report: a kill in between costs nothing.
-
-    Raises `TrainingError` where the disk is full."""
-    row = dict(zip(self.names, self.rows[-1]))
-    try:
-        if _is_better(self.criterion, row[self.criterion], self.best):
-            self.best, self.best_epoch = row[self.criterion], self.epoch
-            _save_model(self.learn.network, self.folder / "model", self.card(row))
-        super(RunFolder, self)._write(randoms)
-        self._report()
-        figure = self.learn.show_results(dl=self.samples, max_n=self.panels)
-        panel = self.folder / "panels" / f"epoch_{self.epoch:04d}.png"
-        with _synced_file(panel) as f:
-            figure.savefig(f, format="png", dpi=90)
-    except (OSError, RuntimeError, SafetensorError) as fault:
-        raise TrainingError(
-            f"{self.folder}: epoch {self.epoch} could not be written ({fault}); "
-            "what was written before is complete: make room and resume"
-        ) from fault
-
-# %% ../../nbs/train/06_run_folder.ipynb #d1ee46c5
-@patch
-def _report(self: RunFolder) -> None:
-    "history.csv and curves.png, from the rows so far."
-    with _synced_file(self.folder / "history.csv") as f:
-        for row in [self.names, *self.rows]:
-            f.write((",".join(map(str, row)) + "\n").encode())
-    with _synced_file(self.folder / "curves.png") as f:
-        plot_history(self.names, self.rows).savefig(f, format="png", dpi=90)
 
 # %% ../../nbs/train/06_run_folder.ipynb #7a4c3976
 def _history_groups(names: Sequence[str]) -> dict[str, list[str]]:
@@ -200,3 +98,105 @@ def plot_history(
         ax.legend(fontsize=7)
         ax.xaxis.get_major_locator().set_params(integer=True)
     return fig
+
+# %% ../../nbs/train/06_run_folder.ipynb #e1fd9688
+class RunFolder(Checkpoints):
+    "Write a run's history, curves, panels, checkpoints and best model after each epoch."
+
+    def __init__(
+        self,
+        folder: str | Path,
+        keep: int = 2,  # how many checkpoints stay
+        best: str = "psnr",  # the column of the history that chooses the best model
+        panels: int = 3,  # pictures in a panel
+        card: Callable[[dict], str] = lambda row: (
+            ""
+        ),  # of a model, from the history's row
+    ):
+        super().__init__(Path(folder) / "checkpoints", keep)
+        self.folder, self.criterion = Path(folder), best
+        self.panels, self.card = panels, card
+
+# %% ../../nbs/train/06_run_folder.ipynb #11981ecd
+@patch
+def state_dict(self: RunFolder) -> dict:
+    "The history, and which epoch was the best."
+    return dict(rows=self.rows, best=self.best, best_epoch=self.best_epoch)
+
+
+@patch
+def load_state_dict(self: RunFolder, state: dict) -> None:
+    "Put back what `state_dict` gave."
+    self.rows = state["rows"]
+    self.best, self.best_epoch = state["best"], state["best_epoch"]
+
+# %% ../../nbs/train/06_run_folder.ipynb #7459eb96
+@patch
+def _model_state(self: RunFolder) -> dict[str, Tensor]:
+    "The network, without a SEM that does not learn: `start/` has it."
+    network = self.learn.network
+    if any(p.requires_grad for p in network.sem.parameters()):
+        return network.state_dict()
+    state = network.state_dict()
+    return {k: v for k, v in state.items() if not k.startswith("sem.")}
+
+# %% ../../nbs/train/06_run_folder.ipynb #d1ee46c5
+@patch
+def _report(self: RunFolder) -> None:
+    "history.csv and curves.png, from the rows so far."
+    with _synced_file(self.folder / "history.csv") as f:
+        for row in [self.names, *self.rows]:
+            f.write((",".join(map(str, row)) + "\n").encode())
+    with _synced_file(self.folder / "curves.png") as f:
+        plot_history(self.names, self.rows).savefig(f, format="png", dpi=90)
+
+# %% ../../nbs/train/06_run_folder.ipynb #10057b9d
+@patch
+def before_fit(self: RunFolder) -> None:
+    "Begin with an empty history, or with that of the last checkpoint."
+    self.names = ["epoch", *self.recorder.metric_names[1:-1], "seconds"]
+    self.rows, self.best, self.best_epoch = [], None, None
+    super(RunFolder, self).before_fit()
+    if process_rank():
+        return
+    (self.folder / "panels").mkdir(exist_ok=True)
+    self.samples = _first_samples(self.loaders[1], self.panels)
+    if self.rows:
+        self._report()  # a kill may have come between a checkpoint and its report
+
+
+@patch
+def before_epoch(self: RunFolder) -> None:
+    "Start the clock of the epoch."
+    self.began = time.time()
+
+
+@patch
+def after_epoch(self: RunFolder) -> None:
+    "Add a row to the history, and write."
+    seconds = round(time.time() - self.began, 2)
+    self.rows.append([self.epoch, *_plain(self.learn.final_record), seconds])
+    super(RunFolder, self).after_epoch()
+
+# %% ../../nbs/train/06_run_folder.ipynb #7314c11e
+@patch
+def _write(self: RunFolder, randoms: list[dict]) -> None:
+    """The best model, then the checkpoint, then the report: a kill in between costs nothing.
+
+    Raises `TrainingError` where the disk is full."""
+    row = dict(zip(self.names, self.rows[-1]))
+    try:
+        if _is_better(self.criterion, row[self.criterion], self.best):
+            self.best, self.best_epoch = row[self.criterion], self.epoch
+            _save_model(self.learn.network, self.folder / "model", self.card(row))
+        super(RunFolder, self)._write(randoms)
+        self._report()
+        figure = self.learn.show_results(dl=self.samples, max_n=self.panels)
+        panel = self.folder / "panels" / f"epoch_{self.epoch:04d}.png"
+        with _synced_file(panel) as f:
+            figure.savefig(f, format="png", dpi=90)
+    except (OSError, RuntimeError, SafetensorError) as fault:
+        raise TrainingError(
+            f"{self.folder}: epoch {self.epoch} could not be written ({fault}); "
+            "what was written before is complete: make room and resume"
+        ) from fault
