@@ -152,6 +152,15 @@ def _make_dls(s: dict[str, Any], device: str, decode: bool) -> DataLoaders:
         dl.rng.seed(s["seed"])
     return dls
 
+# %% ../../nbs/train/07_run.ipynb #c1458574
+def _check_criterion(best: str, learn: DerainLearner) -> None:
+    "Raise `ValueError` if the best model cannot be chosen by `best`."
+    known = ["train_loss", "valid_loss", *learn.metrics.attrgot("name")]
+    if best not in known:
+        raise ValueError(
+            f"the best model cannot be chosen by {best!r}, but by {', '.join(known)}"
+        )
+
 # %% ../../nbs/train/07_run.ipynb #fc49e8d3
 def _make_learner(
     s: dict[str, Any], network: SGINet, dls: DataLoaders, say: Callable[[str], None]
@@ -187,15 +196,6 @@ def _make_learner(
         learn.metrics = learn.metrics + L(PictureMean(psnr_rgb, name="psnr_release"))
     _check_criterion(s["best"], learn)
     return learn
-
-# %% ../../nbs/train/07_run.ipynb #c1458574
-def _check_criterion(best: str, learn: DerainLearner) -> None:
-    "Raise `ValueError` if the best model cannot be chosen by `best`."
-    known = ["train_loss", "valid_loss", *learn.metrics.attrgot("name")]
-    if best not in known:
-        raise ValueError(
-            f"the best model cannot be chosen by {best!r}, but by {', '.join(known)}"
-        )
 
 # %% ../../nbs/train/07_run.ipynb #7151d5a4
 def _tensorboard(folder: Path) -> Callback:
