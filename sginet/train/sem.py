@@ -27,6 +27,21 @@ from ..models.sem import SEM, TorchvisionSEM, freeze, make_sem
 from .learner import DerainLearner
 from .validation import MapScore
 
+# %% ../../nbs/train/02_sem.ipynb #20d53fe9
+def _labelled_sources(path: str | Path, splits: Sequence[str]) -> list:
+    "The pictures of each split; raises `DataError` with all faults, missing labels among them."
+    found, faults = [], []
+    for split in splits:
+        samples = find_samples(path, split, "any")
+        held, _ = check_samples(samples, title=f"checking {split}")
+        found.append(held)
+        faults += held.faults
+        if not held.faults and (not held.labels or None in held.labels):
+            faults.append(f"{split} has pictures without labels")
+    if faults:
+        raise DataError(path, faults)
+    return [photographs(held, rates=(0,), seed=0) for held in found]
+
 # %% ../../nbs/train/02_sem.ipynb #67316cc6
 def clean_dls(
     path: str
@@ -51,21 +66,6 @@ def clean_dls(
         SampleLoader(held_out, 1, train=False, **shared),
         device=device,
     )
-
-# %% ../../nbs/train/02_sem.ipynb #20d53fe9
-def _labelled_sources(path: str | Path, splits: Sequence[str]) -> list:
-    "The pictures of each split; raises `DataError` with all faults, missing labels among them."
-    found, faults = [], []
-    for split in splits:
-        samples = find_samples(path, split, "any")
-        held, _ = check_samples(samples, title=f"checking {split}")
-        found.append(held)
-        faults += held.faults
-        if not held.faults and (not held.labels or None in held.labels):
-            faults.append(f"{split} has pictures without labels")
-    if faults:
-        raise DataError(path, faults)
-    return [photographs(held, rates=(0,), seed=0) for held in found]
 
 # %% ../../nbs/train/02_sem.ipynb #bbf79d81
 class SegmentationModel(nn.Module):
