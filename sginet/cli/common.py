@@ -116,7 +116,7 @@ def _as_program(work):
         code = 1
     return 130 if _interrupts.seen else code
 
-# %% ../../nbs/cli/01_common.ipynb #a70de2d0
+
 def run_command(
     work: Callable[[list[str] | None], list[str]],  # does all; returns what went wrong
     args: list[str] | None = None,  # None: as a program, with those of the command line
@@ -154,6 +154,11 @@ def number(
 
     return parse
 
+# %% ../../nbs/cli/01_common.ipynb #31485414
+def started_by_torchrun() -> bool:
+    "Was this process started by torchrun? RANK alone does not say so: schedulers set it too."
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
 # %% ../../nbs/cli/01_common.ipynb #2b5666b8
 def find_device(
     name: str | None = None,  # such as cpu, cuda:1, mps; None: a GPU if there is one
@@ -176,11 +181,6 @@ def find_device(
         raise ValueError("device 'meta' holds no numbers")
     return name
 
-# %% ../../nbs/cli/01_common.ipynb #31485414
-def started_by_torchrun() -> bool:
-    "Was this process started by torchrun? RANK alone does not say so: schedulers set it too."
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
 # %% ../../nbs/cli/01_common.ipynb #1c68de99
 def default_shard() -> str:
     "This process's share of the work as 'I/N': torchrun's numbers, or '1/1'."
@@ -200,6 +200,16 @@ def shard(
     if i > n:
         raise ValueError(f"--shard {text} is not I/N with I from 1 to N")
     return items[i - 1 :: n]
+
+# %% ../../nbs/cli/01_common.ipynb #d6a7284f
+def _is_picture(file):
+    from sginet.image_files import PICTURE_SUFFIXES
+
+    return (
+        file.suffix.lower() in PICTURE_SUFFIXES
+        and not file.name.startswith(".")
+        and file.is_file()
+    )
 
 # %% ../../nbs/cli/01_common.ipynb #cf5e0e64
 def find_pictures(
@@ -221,16 +231,6 @@ def find_pictures(
             continue
         files += found
     return list(dict.fromkeys(files)), faults
-
-# %% ../../nbs/cli/01_common.ipynb #d6a7284f
-def _is_picture(file):
-    from sginet.image_files import PICTURE_SUFFIXES
-
-    return (
-        file.suffix.lower() in PICTURE_SUFFIXES
-        and not file.name.startswith(".")
-        and file.is_file()
-    )
 
 # %% ../../nbs/cli/01_common.ipynb #c40d9162
 def prepare_folder(folder: str | Path) -> bool:

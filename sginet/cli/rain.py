@@ -41,39 +41,6 @@ from sginet.cli.manifest import (
     unfinished_rows,
 )
 
-# %% ../../nbs/cli/05_rain.ipynb #b1ce9f97
-def _parser():
-    parser = Parser(
-        prog="sginet-rain",
-        description="Make pairs of rainy and clean pictures in the layout of "
-        "Cityscapes_syn. A stopped run continues where it was.",
-    )
-    add = parser.add_argument
-    add("input", nargs="*", help="clean pictures, or folders of them")
-    add("--out", required=True, help="folder of the data set; made if it is missing")
-    add("--split", default="train", help="train, val or test (default: train)")
-    add(
-        "--workers",
-        type=number(int, least=1),
-        default=os.cpu_count(),
-        help="processes (default: one for each processor)",
-    )
-    add(
-        "--shard",
-        default="1/1",
-        metavar="I/N",
-        help="make only every N-th picture, from the I-th on",
-    )
-    add("--overwrite", action="store_true", help="replace files that exist")
-    add(
-        "--rebuild",
-        metavar="MANIFEST",
-        help="make what this manifest lists, bit for bit; its sources are looked for "
-        "by name among the inputs, else where they were",
-    )
-    _add_rain(add)
-    return parser
-
 # %% ../../nbs/cli/05_rain.ipynb #61019a2c
 _SHOT = dict(  # defaults of `sginet.data.drops.Camera`, unit
     wind=(0.0, "m/s, to the right"),
@@ -117,6 +84,122 @@ def _add_rain(add):
         "to guess the depth from",
     )
 
+# %% ../../nbs/cli/05_rain.ipynb #b1ce9f97
+def _parser():
+    parser = Parser(
+        prog="sginet-rain",
+        description="Make pairs of rainy and clean pictures in the layout of "
+        "Cityscapes_syn. A stopped run continues where it was.",
+    )
+    add = parser.add_argument
+    add("input", nargs="*", help="clean pictures, or folders of them")
+    add("--out", required=True, help="folder of the data set; made if it is missing")
+    add("--split", default="train", help="train, val or test (default: train)")
+    add(
+        "--workers",
+        type=number(int, least=1),
+        default=os.cpu_count(),
+        help="processes (default: one for each processor)",
+    )
+    add(
+        "--shard",
+        default="1/1",
+        metavar="I/N",
+        help="make only every N-th picture, from the I-th on",
+    )
+    add("--overwrite", action="store_true", help="replace files that exist")
+    add(
+        "--rebuild",
+        metavar="MANIFEST",
+        help="make what this manifest lists, bit for bit; its sources are looked for "
+        "by name among the inputs, else where they were",
+    )
+    _add_rain(add)
+    return parser
+
+# %% ../../nbs/cli/05_rain.ipynb #ad7193fa
+def _sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def _versions():
+    import numpy
+    import PIL
+    import torch
+
+    import sginet
+
+    modules = dict(sginet=sginet, torch=torch, numpy=numpy, pillow=PIL)
+    return {name: str(module.__version__) for name, module in modules.items()}
+
+
+def _check_sums(row, sums):
+    for key, what in dict(source_sha256="source", pixels_sha256="file").items():
+        if row.get(key, sums[key]) != sums[key]:
+            made = f"made with {row.get('versions')}, here {_versions()}"
+            raise ValueError(f"{row[what]} is not what the manifest says ({made})")
+
+# %% ../../nbs/cli/05_rain.ipynb #be5a1ba4
+def _rainy(clean, row):
+    "The picture that a row describes, from its clean picture."
+    import numpy as np
+
+    from sginet.data.labels import _decode
+    from sginet.data.rain import render
+    from sginet.images import as_batch, to_pil
+
+    depth = np.load(row["depth"]) if row["depth"] else None
+    labels = _decode(row["labels"], labels=True) if row["labels"] else None
+    rain = render(
+        as_batch(clean)[0],
+        row["rate"],
+        row["seed"],
+        depth=depth,
+        classes=labels,
+        preset=row["preset"],
+        composite=row["composite"],
+        **row["shot"],
+    )
+    return to_pil(rain.rainy)
+
+# %% ../../nbs/cli/05_rain.ipynb #58cbef01
+def _is_running(part):
+    "Is the process that writes this temporary file running? Where that cannot be known, yes."
+    found = re.search(r"\.(\d+)-\d+\.part$", part.name)
+    if not found or os.name != "posix":
+        return True
+    try:
+        os.kill(int(found[1]), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+# %% ../../nbs/cli/05_rain.ipynb #28b8d6f2
+def _write(picture, path, overwrite):
+    "Write a picture unless it is there. Raises `FileExistsError` where another picture is."
+    from sginet.images import save_image
+
+    if overwrite or not path.exists():
+        with suppress(FileExistsError):  # another run was faster
+            save_image(picture, path, overwrite)
+    if not overwrite and not _holds(path, picture):
+        raise FileExistsError(
+            f"{path} exists and is another picture (--overwrite replaces it)"
+        )
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        if not _is_running(part):
+            part.unlink(missing_ok=True)
+
+
+def _holds(path, picture):
+    from sginet.image_files import _opened
+
+    with _opened(path) as old:
+        same = (old.mode, old.size) == (picture.mode, picture.size)
+        return same and old.tobytes() == picture.tobytes()
+
 # %% ../../nbs/cli/05_rain.ipynb #d931a95e
 def make_pairs(
     rows: list[dict],  # of one source: see `sginet.cli.manifest.manifest_row`
@@ -145,89 +228,6 @@ def make_pairs(
         _write(rainy, path, overwrite)
         done.append(row | sums | dict(versions=_versions()))
     return done
-
-# %% ../../nbs/cli/05_rain.ipynb #ad7193fa
-def _sha256(data):
-    return hashlib.sha256(data).hexdigest()
-
-# %% ../../nbs/cli/05_rain.ipynb #be5a1ba4
-def _rainy(clean, row):
-    "The picture that a row describes, from its clean picture."
-    import numpy as np
-
-    from sginet.data.labels import _decode
-    from sginet.data.rain import render
-    from sginet.images import as_batch, to_pil
-
-    depth = np.load(row["depth"]) if row["depth"] else None
-    labels = _decode(row["labels"], labels=True) if row["labels"] else None
-    rain = render(
-        as_batch(clean)[0],
-        row["rate"],
-        row["seed"],
-        depth=depth,
-        classes=labels,
-        preset=row["preset"],
-        composite=row["composite"],
-        **row["shot"],
-    )
-    return to_pil(rain.rainy)
-
-# %% ../../nbs/cli/05_rain.ipynb #d898b4cb
-def _versions():
-    import numpy
-    import PIL
-    import torch
-
-    import sginet
-
-    modules = dict(sginet=sginet, torch=torch, numpy=numpy, pillow=PIL)
-    return {name: str(module.__version__) for name, module in modules.items()}
-
-
-def _check_sums(row, sums):
-    for key, what in dict(source_sha256="source", pixels_sha256="file").items():
-        if row.get(key, sums[key]) != sums[key]:
-            made = f"made with {row.get('versions')}, here {_versions()}"
-            raise ValueError(f"{row[what]} is not what the manifest says ({made})")
-
-# %% ../../nbs/cli/05_rain.ipynb #28b8d6f2
-def _write(picture, path, overwrite):
-    "Write a picture unless it is there. Raises `FileExistsError` where another picture is."
-    from sginet.images import save_image
-
-    if overwrite or not path.exists():
-        with suppress(FileExistsError):  # another run was faster
-            save_image(picture, path, overwrite)
-    if not overwrite and not _holds(path, picture):
-        raise FileExistsError(
-            f"{path} exists and is another picture (--overwrite replaces it)"
-        )
-    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        if not _is_running(part):
-            part.unlink(missing_ok=True)
-
-
-def _holds(path, picture):
-    from sginet.image_files import _opened
-
-    with _opened(path) as old:
-        same = (old.mode, old.size) == (picture.mode, picture.size)
-        return same and old.tobytes() == picture.tobytes()
-
-# %% ../../nbs/cli/05_rain.ipynb #58cbef01
-def _is_running(part):
-    "Is the process that writes this temporary file running? Where that cannot be known, yes."
-    found = re.search(r"\.(\d+)-\d+\.part$", part.name)
-    if not found or os.name != "posix":
-        return True
-    try:
-        os.kill(int(found[1]), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 # %% ../../nbs/cli/05_rain.ipynb #df0781fa
 @contextmanager
@@ -272,6 +272,19 @@ def _make_all(jobs, out, overwrite, workers) -> Iterator[tuple]:
     finally:
         pool.shutdown(cancel_futures=True)
 
+# %% ../../nbs/cli/05_rain.ipynb #861df2dc
+def _checked_shot(opt):
+    "All settings of the camera. Renders one pixel, so that wrong settings fail before the work."
+    import torch
+
+    from sginet.data.drops import Camera
+    from sginet.data.rain import render
+
+    camera = Camera(**{name: getattr(opt, name) for name in _SHOT})._asdict()
+    pixel = torch.zeros(1, 3, 1, 1)
+    render(pixel, 100.0, preset=opt.preset, composite=opt.composite, **camera)
+    return camera
+
 # %% ../../nbs/cli/05_rain.ipynb #79472189
 def _wanted_rows(opt, files, ignore_case):
     "The rows that the options ask for. Raises `ValueError` for settings that cannot be used."
@@ -294,19 +307,6 @@ def _wanted_rows(opt, files, ignore_case):
     fixed = (opt.split, opt.seed, opt.preset, opt.composite, shot)
     rows = [(f, rate) for f in files for rate in dict.fromkeys(rates)]
     return [manifest_row(*row, *fixed, opt.depth, opt.labels) for row in rows]
-
-# %% ../../nbs/cli/05_rain.ipynb #861df2dc
-def _checked_shot(opt):
-    "All settings of the camera. Renders one pixel, so that wrong settings fail before the work."
-    import torch
-
-    from sginet.data.drops import Camera
-    from sginet.data.rain import render
-
-    camera = Camera(**{name: getattr(opt, name) for name in _SHOT})._asdict()
-    pixel = torch.zeros(1, 3, 1, 1)
-    render(pixel, 100.0, preset=opt.preset, composite=opt.composite, **camera)
-    return camera
 
 # %% ../../nbs/cli/05_rain.ipynb #346d47d1
 def _by_source(rows):
@@ -367,7 +367,7 @@ def _rain(args):
         print("nothing was left to do")
     return faults
 
-# %% ../../nbs/cli/05_rain.ipynb #e77ffa82
+
 def rain(
     args: list[str] | None = None,  # the options; None: those of the command line
 ) -> int:
