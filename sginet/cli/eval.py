@@ -20,6 +20,27 @@ from sginet.cli.common import (
     run_command,
 )
 
+# %% ../../nbs/cli/07_eval.ipynb #d5767a8f
+def _add_protocol(add):
+    add(
+        "--rate",
+        type=number(float, least=0),
+        action="append",
+        help="mm/h; may be repeated (default: 100 and 200)",
+    )
+    add("--limit", type=number(int, least=1), help="only the first pictures")
+    add("--sem", default="pspnet101", help="of --sem-weights (default: pspnet101)")
+    add(
+        "--sem-weights",
+        help="file of the SEM that segments (without: the SEM of the first model)",
+    )
+    add(
+        "--panel",
+        type=number(int, least=0),
+        default=3,
+        help="pictures in the panel (default: 3)",
+    )
+
 # %% ../../nbs/cli/07_eval.ipynb #269d2219
 def _parser():
     parser = Parser(
@@ -48,27 +69,6 @@ def _parser():
     add("--device", help="where to compute (default: the GPU if there is one)")
     _add_protocol(add)
     return parser
-
-# %% ../../nbs/cli/07_eval.ipynb #d5767a8f
-def _add_protocol(add):
-    add(
-        "--rate",
-        type=number(float, least=0),
-        action="append",
-        help="mm/h; may be repeated (default: 100 and 200)",
-    )
-    add("--limit", type=number(int, least=1), help="only the first pictures")
-    add("--sem", default="pspnet101", help="of --sem-weights (default: pspnet101)")
-    add(
-        "--sem-weights",
-        help="file of the SEM that segments (without: the SEM of the first model)",
-    )
-    add(
-        "--panel",
-        type=number(int, least=0),
-        default=3,
-        help="pictures in the panel (default: 3)",
-    )
 
 # %% ../../nbs/cli/07_eval.ipynb #39af834c
 def _model_names(paths):
@@ -166,20 +166,6 @@ def _published(conditions):
         if title.split(", ")[-1] in conditions:
             yield from tables.published_rows(title)
 
-# %% ../../nbs/cli/07_eval.ipynb #defb5f8e
-def _eval(args):
-    opt = _parser().parse_args(args)
-    rates = {f"{rate:g} mm/h": rate for rate in opt.rate or (100.0, 200.0)}
-    with interruptible(), _new_folder(Path(opt.out)) as folder:
-        models, folders, device = _methods(opt)
-        sem, segmenter = _segmenter(opt, models, device)
-        work = {c: _condition(opt, r, models, folders) for c, r in rates.items()}
-        rows, scores, faults = _measure(opt, work, sem, folder)
-        rows += _published(rates)
-        text = _write_tables(opt, folder, rows, scores, segmenter)
-    print(f"{text}wrote {opt.out}")
-    return faults
-
 # %% ../../nbs/cli/07_eval.ipynb #7167afe9
 def _measure(opt, work, sem, folder):
     "The rows, scores and faults of all conditions; writes the panel of each."
@@ -211,7 +197,21 @@ def _write_tables(opt, folder, rows, scores, segmenter):
     (folder / "table.md").write_text(text, encoding="utf-8", errors="surrogateescape")
     return text
 
-# %% ../../nbs/cli/07_eval.ipynb #b498115e
+# %% ../../nbs/cli/07_eval.ipynb #defb5f8e
+def _eval(args):
+    opt = _parser().parse_args(args)
+    rates = {f"{rate:g} mm/h": rate for rate in opt.rate or (100.0, 200.0)}
+    with interruptible(), _new_folder(Path(opt.out)) as folder:
+        models, folders, device = _methods(opt)
+        sem, segmenter = _segmenter(opt, models, device)
+        work = {c: _condition(opt, r, models, folders) for c, r in rates.items()}
+        rows, scores, faults = _measure(opt, work, sem, folder)
+        rows += _published(rates)
+        text = _write_tables(opt, folder, rows, scores, segmenter)
+    print(f"{text}wrote {opt.out}")
+    return faults
+
+
 def evaluation(
     args: list[str] | None = None,  # the options; None: those of the command line
 ) -> int:
