@@ -84,7 +84,7 @@ def _bench(args):
         print(f"wrote {out}")
     return []
 
-# %% ../../nbs/cli/10_bench.ipynb #fe19ac13
+
 def bench(
     args: list[str] | None = None,  # the options; None: those of the command line
 ) -> int:

@@ -15,31 +15,6 @@ from sginet.cli.common import (
     run_command,
 )
 
-# %% ../../nbs/cli/08_compare.ipynb #048e3800
-def _parser():
-    parser = Parser(
-        prog="sginet-compare",
-        description="Train several deraining networks under one protocol and write "
-        "the table. A stopped comparison continues when it is called again.",
-    )
-    add = parser.add_argument
-    count = number(int, least=1)
-    add("--out", required=True, help="folder of the comparison")
-    add(
-        "--methods",
-        default="all",
-        help="names with commas between them, or all; a wrong name lists them",
-    )
-    add("--seeds", type=count, default=1, help="trainings of each method (default: 1)")
-    add("--jobs", type=count, default=1, help="trainings at a time on each device")
-    add(
-        "--threads", type=count, help="of each training on a CPU (default: all, shared)"
-    )
-    add("--workers", type=count, default=1, help="that make rain ahead (default: 1)")
-    add("--device", help="cpu, cuda (all GPUs), or one such as cuda:1")
-    _add_protocol(add, count)
-    return parser
-
 # %% ../../nbs/cli/08_compare.ipynb #4146f884
 def _add_protocol(add, count):
     add(
@@ -79,6 +54,31 @@ _PROTOCOL = (
     *("scenes", "sem", "threads", "workers"),
 )
 
+# %% ../../nbs/cli/08_compare.ipynb #048e3800
+def _parser():
+    parser = Parser(
+        prog="sginet-compare",
+        description="Train several deraining networks under one protocol and write "
+        "the table. A stopped comparison continues when it is called again.",
+    )
+    add = parser.add_argument
+    count = number(int, least=1)
+    add("--out", required=True, help="folder of the comparison")
+    add(
+        "--methods",
+        default="all",
+        help="names with commas between them, or all; a wrong name lists them",
+    )
+    add("--seeds", type=count, default=1, help="trainings of each method (default: 1)")
+    add("--jobs", type=count, default=1, help="trainings at a time on each device")
+    add(
+        "--threads", type=count, help="of each training on a CPU (default: all, shared)"
+    )
+    add("--workers", type=count, default=1, help="that make rain ahead (default: 1)")
+    add("--device", help="cpu, cuda (all GPUs), or one such as cuda:1")
+    _add_protocol(add, count)
+    return parser
+
 # %% ../../nbs/cli/08_compare.ipynb #185eb24a
 def _compare(args):
     opt = _parser().parse_args(args)
@@ -105,7 +105,7 @@ def _compare(args):
     print(text)
     return faults
 
-# %% ../../nbs/cli/08_compare.ipynb #e5464262
+
 def compare(
     args: list[str] | None = None,  # the options; None: those of the command line
 ) -> int:

@@ -118,7 +118,7 @@ def _demo(args):
     print(f"wrote {out}")
     return []
 
-# %% ../../nbs/cli/02_demo.ipynb #b9d9fe98
+
 def demo(
     args: list[str] | None = None,  # the options; None: those of the command line
 ) -> int:

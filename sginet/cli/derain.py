@@ -28,6 +28,33 @@ from sginet.cli.common import (
     shard,
 )
 
+# %% ../../nbs/cli/03_derain.ipynb #a8d1f348
+def _add_computing(add):
+    add(
+        "--max-megapixels",
+        type=number(float, above=0),
+        default=64,
+        help="refuse larger pictures (default: 64)",
+    )
+    add(
+        "--work-megapixels",
+        type=number(float, least=0.001),
+        help="derain larger pictures at this many megapixels, and bring the "
+        "difference back to full size along the picture's edges",
+    )
+    add("--device", help="where to compute (default: the GPU if there is one)")
+    add(
+        "--bfloat16",
+        action="store_true",
+        help="compute in half the precision: faster on a GPU that has it",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="let torch.compile build the network for each picture size: minutes at "
+        "first, for long runs of one size; on a CPU only with --bfloat16",
+    )
+
 # %% ../../nbs/cli/03_derain.ipynb #a085953c
 def _parser():
     parser = Parser(
@@ -58,33 +85,6 @@ def _parser():
     _add_computing(add)
     return parser
 
-# %% ../../nbs/cli/03_derain.ipynb #a8d1f348
-def _add_computing(add):
-    add(
-        "--max-megapixels",
-        type=number(float, above=0),
-        default=64,
-        help="refuse larger pictures (default: 64)",
-    )
-    add(
-        "--work-megapixels",
-        type=number(float, least=0.001),
-        help="derain larger pictures at this many megapixels, and bring the "
-        "difference back to full size along the picture's edges",
-    )
-    add("--device", help="where to compute (default: the GPU if there is one)")
-    add(
-        "--bfloat16",
-        action="store_true",
-        help="compute in half the precision: faster on a GPU that has it",
-    )
-    add(
-        "--compile",
-        action="store_true",
-        help="let torch.compile build the network for each picture size: minutes at "
-        "first, for long runs of one size; on a CPU only with --bfloat16",
-    )
-
 # %% ../../nbs/cli/03_derain.ipynb #edbbd60b
 _WRITTEN = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 
@@ -105,6 +105,22 @@ def _with_targets(files, out, ignore_case=False):
         else:
             faults.append(f"{file}: its result would be that of {first}, {target}")
     return pairs, faults
+
+# %% ../../nbs/cli/03_derain.ipynb #293dec92
+def _submit(pool, read, pairs, ahead):
+    "Read pictures ahead. Yields (pair, picture or None, fault or None, seconds waited)."
+    queue = deque((p, pool.submit(read, *p)) for p in islice(pairs, ahead))
+    while queue:
+        pair, future = queue.popleft()
+        start = perf_counter()
+        fault = future.exception()
+        waited = perf_counter() - start
+        queue.extend((p, pool.submit(read, *p)) for p in islice(pairs, 1))
+        yield pair, None if fault else future.result(), fault, waited
+
+
+def _outcome(source, saved, waited):
+    return source, saved.exception(), waited
 
 # %% ../../nbs/cli/03_derain.ipynb #55fa80da
 def derain_files(
@@ -146,22 +162,6 @@ def derain_files(
                 yield _outcome(*writing.popleft())
         while writing:
             yield _outcome(*writing.popleft())
-
-# %% ../../nbs/cli/03_derain.ipynb #293dec92
-def _submit(pool, read, pairs, ahead):
-    "Read pictures ahead. Yields (pair, picture or None, fault or None, seconds waited)."
-    queue = deque((p, pool.submit(read, *p)) for p in islice(pairs, ahead))
-    while queue:
-        pair, future = queue.popleft()
-        start = perf_counter()
-        fault = future.exception()
-        waited = perf_counter() - start
-        queue.extend((p, pool.submit(read, *p)) for p in islice(pairs, 1))
-        yield pair, None if fault else future.result(), fault, waited
-
-
-def _outcome(source, saved, waited):
-    return source, saved.exception(), waited
 
 # %% ../../nbs/cli/03_derain.ipynb #c3b893eb
 def _load(opt):
@@ -234,7 +234,7 @@ def _derain(args):
     _say(opt, done, len(pairs), len(left), waited)
     return faults
 
-# %% ../../nbs/cli/03_derain.ipynb #c121de02
+
 def derain(
     args: list[str] | None = None,  # the options; None: those of the command line
 ) -> int:

@@ -60,6 +60,13 @@ def manifest_row(
         **maps,
     )
 
+# %% ../../nbs/cli/04_manifest.ipynb #db70ef7f
+def is_plain_name(name: str) -> bool:
+    "Is this the plain name of a file or folder on any system, without a path to elsewhere?"
+    if name in ("", ".", "..") or "\0" in name:
+        return False
+    return PurePosixPath(name).name == name and PureWindowsPath(name).name == name
+
 # %% ../../nbs/cli/04_manifest.ipynb #bb096781
 _TYPES = dict(
     file=str,
@@ -88,13 +95,6 @@ def _row_fault(row):
         return f"file {row['file']!r} is not a PNG"
     return None
 
-# %% ../../nbs/cli/04_manifest.ipynb #db70ef7f
-def is_plain_name(name: str) -> bool:
-    "Is this the plain name of a file or folder on any system, without a path to elsewhere?"
-    if name in ("", ".", "..") or "\0" in name:
-        return False
-    return PurePosixPath(name).name == name and PureWindowsPath(name).name == name
-
 # %% ../../nbs/cli/04_manifest.ipynb #2cad9650
 def read_manifest(path: str | Path) -> list[dict]:
     "The rows of a manifest, without a last line that was cut off. Raises `ValueError` for others."
@@ -116,6 +116,11 @@ def append_rows(path: str | Path, rows: list[dict]) -> None:
         f.seek(0)
         f.truncate(f.read().rfind(b"\n") + 1)
         f.write("".join(json.dumps(row) + "\n" for row in rows).encode("ascii"))
+
+# %% ../../nbs/cli/04_manifest.ipynb #e8ea4578
+def clean_file(rainy: Path) -> Path:
+    "The clean picture's file that belongs to a rainy one's."
+    return rainy.parent.parent / "norain" / rainy.name
 
 # %% ../../nbs/cli/04_manifest.ipynb #1b742f4c
 def unfinished_rows(
@@ -144,11 +149,6 @@ def _settings(row):
     "What decides the pixels: where the source lies, and the versions, do not."
     ways = ("source", "depth", "labels", "versions")
     return {key: value for key, value in row.items() if key not in ways}
-
-# %% ../../nbs/cli/04_manifest.ipynb #e8ea4578
-def clean_file(rainy: Path) -> Path:
-    "The clean picture's file that belongs to a rainy one's."
-    return rainy.parent.parent / "norain" / rainy.name
 
 # %% ../../nbs/cli/04_manifest.ipynb #8dd768e5
 @contextmanager

@@ -185,7 +185,7 @@ def _train(args):
         return [more]
     return []
 
-# %% ../../nbs/cli/06_train.ipynb #90020bcb
+
 def train(
     args: list[str] | None = None,  # the options; None: those of the command line
 ) -> int:

@@ -114,7 +114,7 @@ def _weights(args):
             return []
         return _print_card(opt.name) if opt.name else _print_list()
 
-# %% ../../nbs/cli/09_weights.ipynb #7a4de33f
+
 def weights(
     args: list[str] | None = None,  # the options; None: those of the command line
 ) -> int:
