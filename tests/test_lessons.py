@@ -29,15 +29,29 @@ def test_there_are_nine():
     assert [p.name[0] for p in LESSONS] == list("123456789")
 
 
+def test_the_badge_leads_where_the_repository_is():
+    """And nowhere as long as settings.ini has a stand-in."""
+    spec = importlib.util.spec_from_file_location("links", ROOT / ".ci/links.py")
+    links = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(links)
+    place = "https://github.com/somebody/sginet", "main"
+    made = links.cells("1_rain.ipynb", *place)
+    assert "/github/somebody/sginet/blob/main/nbs/lessons/1_rain.ipynb" in made["badge"]
+    assert (
+        "pip install --quiet git+https://github.com/somebody/sginet@main"
+        in (made["install"])
+    )
+    stand_in = links.cells("1_rain.ipynb", "https://github.com/OWNER/sginet", "main")
+    assert "http" not in "".join(stand_in.values())
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
 def test_a_lesson_has_what_every_lesson_has(path):
     cells = nbformat.read(path, 4).cells
     text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
     assert re.match(r"# Lesson \d: .+\n\n> .+", cells[0].source)
-    assert path.name in cells[1].source and "colab" in cells[1].source, (
-        "the badge comes second"
-    )
-    assert "find_spec" in cells[2].source, "the first code cell installs"
+    assert [cell.id for cell in cells[1:3]] == ["badge", "install"]
+    assert "find_spec" in cells[2].source, "the first code cell asks for sginet"
     assert 15 <= int(re.search(r"\*\*Time\*\*: (\d+) minutes", text)[1]) <= 40
     for part in (
         "**What it is for.**",
