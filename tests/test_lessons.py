@@ -1,6 +1,7 @@
 """What the lessons promise, but for their cells, which `nbdev-test` runs with all solutions."""
 
 import ast
+import importlib.util
 import os
 import re
 import subprocess
