@@ -25,8 +25,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sginet.data.labels import CAMVID, read_labels
+from sginet.data.rain import render
+from sginet.data.scenes import draw_scene
 from sginet.evaluate.tables import read_csv, write_csv
-from sginet.images import CLASSES, as_batch
+from sginet.images import CLASSES, as_batch, sample_photo, to_pil
 from sginet.interpret.interventions import constant_map, refine, sim_inputs
 from sginet.models.sginet import SGINet
 from sginet.models.sim import SIM
@@ -164,11 +166,18 @@ def cells(x: Tensor) -> Tensor:
 @torch.inference_mode()
 def on_textures(model: SGINet, seeds: range = TEXTURES) -> Tensor:
     """How much SIM lightens each cell, averaged over textures."""
-    found = []
-    for seed in seeds:
-        made = model(texture(seed))
-        found.append(cells(local_luma(made.refined) - local_luma(made.coarse)))
-    return torch.stack(found).mean(0)
+    made = (model(texture(seed)) for seed in seeds)
+    added = [local_luma(y.refined) - local_luma(y.coarse) for y in made]
+    return torch.stack([cells(x) for x in added]).mean(0)
+
+
+def texture_maps(model: SGINet) -> dict[str, Tensor]:
+    """`on_textures` as it is, and with other padding in SIM."""
+    found = {"textures": on_textures(model)}
+    for name, part in {"encoder": model.sim.encoder, "SIM": model.sim}.items():
+        with reflecting(part):
+            found[f"textures, {name} reflecting"] = on_textures(model)
+    return found
 
 
 @torch.inference_mode()
@@ -200,6 +209,23 @@ def sky(folder: Path, table: np.ndarray | None) -> Tensor:
     return torch.stack([cells((m == sky)[None, None]) for m in maps]).mean(0)
 
 
+def examples() -> dict[str, Tensor]:
+    """Two pictures that may be shown: a drawn street, and china.jpg in rain, upside down."""
+    china = as_batch(sample_photo().resize((512, 352)))[0]
+    rain = render(china.flip(2), 100, seed=1).rainy
+    return {
+        "a drawn street": draw_scene(3, 352, 512).image,
+        "china.jpg upside down, rain": rain,
+    }
+
+
+@torch.inference_mode()
+def save_examples(model: SGINet, file: Path) -> None:
+    """What `model` makes of the examples, side by side, at half their size."""
+    made = torch.cat([half_size(model(x).refined) for x in examples().values()], 3)
+    to_pil(made.clamp(0, 1)).save(file, quality=85)
+
+
 def replace_rows(file: Path, name: str, rows: list[dict]) -> None:
     """Write `rows` to a CSV file in place of those of the model `name`."""
     kept = read_csv(file) if file.exists() else []
@@ -208,12 +234,12 @@ def replace_rows(file: Path, name: str, rows: list[dict]) -> None:
 
 
 def map_rows(kind: str, values: Tensor) -> list[dict]:
-    """A row for each cell of a map."""
-    return [
-        dict(map=kind, row=i, column=j, value=round(value, 4))
-        for i, line in enumerate(values.tolist())
-        for j, value in enumerate(line)
+    """A row of CSV for each row of a map; its columns are called 0, 1, 2 and so on."""
+    lines = [
+        {str(j): round(value, 4) for j, value in enumerate(line)}
+        for line in values.tolist()
     ]
+    return [dict(map=kind, row=i) | line for i, line in enumerate(lines)]
 
 
 def main() -> None:
@@ -225,10 +251,13 @@ def main() -> None:
     parser.add_argument("--model", default="tiny", help="a name or a folder")
     parser.add_argument("--name", default="now", help="how its rows are called")
     parser.add_argument("--first", type=int, help="so many changes only")
+    parser.add_argument("--examples", type=Path, help="a JPEG of two examples")
     args = parser.parse_args()
     model = SGINet.from_pretrained(args.model)
+    if args.examples:
+        save_examples(model, args.examples)
     rows, where = on_photographs(model, args.shared / "real_rain", args.first)
-    where["textures"] = on_textures(model)
+    where |= texture_maps(model)
     maps = [row for kind, values in where.items() for row in map_rows(kind, values)]
     replace_rows(args.out / "blobs.csv", args.name, rows)
     replace_rows(args.out / "blobs_where.csv", args.name, maps)
