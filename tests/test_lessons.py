@@ -30,19 +30,23 @@ def test_there_are_nine():
     assert [p.name[0] for p in LESSONS] == list("123456789")
 
 
-def test_the_badge_leads_where_the_repository_is():
-    """And nowhere as long as settings.ini has a stand-in."""
+def first_cells(repository):
+    """The badge and the first cell of lesson 1 for a project that lives there."""
     spec = importlib.util.spec_from_file_location("links", ROOT / ".ci/links.py")
     links = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(links)
-    place = "https://github.com/somebody/sginet", "main"
-    made = links.cells("1_rain.ipynb", *place)
+    return links.cells("1_rain.ipynb", repository, "main")
+
+
+def test_the_badge_leads_where_the_repository_is():
+    """And nowhere as long as settings.ini has a stand-in."""
+    made = first_cells("https://github.com/somebody/sginet")
     assert "/github/somebody/sginet/blob/main/nbs/lessons/1_rain.ipynb" in made["badge"]
     assert (
         "pip install --quiet git+https://github.com/somebody/sginet@main"
         in (made["install"])
     )
-    stand_in = links.cells("1_rain.ipynb", "https://github.com/OWNER/sginet", "main")
+    stand_in = first_cells("https://github.com/OWNER/sginet")
     assert "http" not in "".join(stand_in.values())
 
 
@@ -146,9 +150,7 @@ def test_the_first_cell_installs_where_nothing_is_installed(tmp_path):
     (site / "requirements.pth").write_text(
         sysconfig.get_path("purelib") + "\n"
     )  # .pth files in there, an editable sginet's among them, are not followed
-    cell = next(
-        c.source for c in nbformat.read(LESSONS[0], 4).cells if c.id == "install"
-    )
+    cell = first_cells("https://github.com/somebody/sginet")["install"]
     here = re.sub(r"git\+https?://\S+", f"git+file://{ROOT}", cell)
     assert here != cell
     script = tmp_path / "cell.py"
