@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import score_tiny
 import torch
-from train_tiny import derain_learner, fit
+from train_tiny import SCALES, derain_learner, fit
 
 from sginet.evaluate.tables import read_csv, write_csv
 from sginet.train.callbacks import StopAfter
@@ -91,7 +91,7 @@ def main() -> None:
         "--eager", action="store_true", help="do not compile FRM and SIM"
     )
     args = parser.parse_args()
-    args.epochs = 1
+    args.epochs, args.scales = 1, SCALES
     file = args.out / "levers.csv"
     rows = read_csv(file) if file.exists() else []
     done = {(row["variant"], row["seed"]) for row in rows}

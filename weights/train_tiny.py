@@ -55,7 +55,7 @@ SHIPPED = Path(__file__).resolve().parent / "tiny"
 SEM_WIDTH, WIDTH, GUIDANCE = 32, 8, "onehot"
 SHARES = {"camvid": 0.3, "streets": 0.5, None: 0.2}  # None: drawn scenes
 SEM_SHARES = {"camvid": 0.25, "streets": 0.4, None: 0.35}
-SCALES = 0.5, 3.2  # of the pictures, before the crop: up to the size of Cityscapes
+SCALES = 0.5, 1.6  # of the pictures, before the crop
 N_SCENES = 150
 # FRM and SIM learn from pixels and structure; a random VGG's features measured worse
 WEIGHTS = dict(pixel=0.9, ssim=3, csd=0.0)
@@ -157,7 +157,7 @@ def loaders(
 ):
     """Seeded DataLoaders of all three sets."""
     sets = {name and args.shared / name: share for name, share in shares.items()}
-    more = dict(n_scenes=N_SCENES, scales=SCALES, decode=False)
+    more = dict(n_scenes=N_SCENES, scales=args.scales, decode=False)
     dls = rain_dls(sets, "many", size, bs, **more, **kwargs)
     for dl in dls:
         dl.rng.seed(args.seed)
@@ -380,6 +380,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", help="a trained model to go on from, such as tiny")
+    parser.add_argument(
+        "--scales",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        default=SCALES,
+        help=f"of the pictures, before the crop (default: {SCALES}); 3.2 is the size of "
+        "Cityscapes",
+    )
     parser.add_argument("--lr", type=float, help="the highest learning rate")
     parser.add_argument(
         "--eager", action="store_true", help="do not compile FRM and SIM"
