@@ -150,7 +150,8 @@ for module in pkgutil.walk_packages(sginet.__path__, "sginet."):
 from sginet.cli.manifest import append_rows
 from sginet.evaluate.compare import _peak_mb
 from sginet.evaluate.speed import machine_info
-from sginet.models.sginet import SGINet, available_memory
+from sginet.models.memory import available_memory
+from sginet.models.sginet import SGINet
 assert available_memory("cpu") is None
 assert math.isnan(_peak_mb("cpu"))
 machine_info()

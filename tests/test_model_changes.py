@@ -13,11 +13,13 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from sginet.images import as_batch, sample_photo
-from sginet.models import inference, sginet
+from sginet.images import ImageError, as_batch, sample_photo
+from sginet.models import inference, memory
+from sginet.models.export import to_program
 from sginet.models.layers import HalfInstanceNorm
+from sginet.models.memory import available_memory
 from sginet.models.sem import SEM, SmallSEM, freeze, make_sem
-from sginet.models.sginet import SGINet, available_memory
+from sginet.models.sginet import SGINet
 
 
 @pytest.fixture
@@ -361,8 +363,29 @@ def test_prints_of_other_threads_are_left_alone(model, tmp_path, capsys, monkeyp
 
 
 def test_available_memory_is_no_more_than_a_container_leaves(monkeypatch):
-    monkeypatch.setattr(sginet, "_container_room", lambda: 12345)
+    monkeypatch.setattr(memory, "_container_room", lambda: 12345)
     assert available_memory("cpu") == 12345
-    monkeypatch.setattr(sginet, "_container_room", lambda: None)
+    monkeypatch.setattr(memory, "_container_room", lambda: None)
     free = available_memory("cpu")
     assert free is None or free > 2**20
+
+
+class MeanOfBoth(nn.Module):
+    """A SIM that looks at the rain and the coarse picture alone."""
+
+    def forward(self, rain, coarse, guidance):
+        assert guidance.shape[1] == 1  # a class map
+        return (rain + coarse) / 2
+
+
+def test_whole_stages_of_another_kind(model, rain):
+    """Modules that have nothing of FRM or SIM but what goes in and out."""
+    model.frm = nn.AvgPool2d(3, stride=1, padding=1)
+    with torch.no_grad():
+        assert torch.equal(model.derain(rain), model(rain).refined)
+    model.sim = MeanOfBoth()
+    want = (rain + model.frm(rain)) / 2
+    assert torch.equal(model.derain(rain), want)
+    assert torch.equal(to_program(model).module()(rain)[0], want)
+    with pytest.raises(ImageError, match="megapixels would fit"):
+        model.derain(rain.expand(1, 3, 64, 96).repeat(1, 1, 400, 400))

@@ -23,6 +23,7 @@ from torch.export import Dim, ExportedProgram
 from ..images import atomic_write
 from .sem import class_guidance
 from .sginet import Derained, SGINet, pad_to_multiple
+from .sim import reads_scores
 
 # %% ../../nbs/models/07_export.ipynb #4c9ecff4
 def _continued(n: int, size: int, device: torch.device) -> Tensor:
@@ -129,10 +130,8 @@ def _refined_by_classes(model, run, rain):
     "The refined picture of `model` where its SIM reads the class map of `run`."
     padded = pad_to_multiple(rain)
     coarse = model.frm(padded)
-    if model.sim.guidance == "scores":
-        guidance = model.sem(coarse)
-    else:
-        guidance = Derained(*run(padded)).guidance
+    by_scores = reads_scores(model.sim)
+    guidance = model.sem(coarse) if by_scores else Derained(*run(padded)).guidance
     refined = model.sim(padded, coarse, guidance)
     return refined[..., : rain.shape[-2], : rain.shape[-1]]
 
@@ -181,7 +180,7 @@ class _Graph(nn.Module):
         coarse = self.net.frm(rain)
         scores = self.net.sem(coarse)
         classes = class_guidance(scores)
-        guidance = scores if self.net.sim.guidance == "scores" else classes
+        guidance = scores if reads_scores(self.net.sim) else classes
         refined = self.net.sim(rain, coarse, guidance)
         results = refined, coarse, scores, classes
         return tuple(t[..., rows, :][..., columns] for t in results)

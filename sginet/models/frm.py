@@ -65,7 +65,7 @@ class FRM(nn.Module):
     ):
         super().__init__()
         w = width
-        self.output = output
+        self.width, self.output = width, output
         self.e1 = CIG(3, w, k=7, norm=norm, scale=128)
         self.e2 = CIG(w, 2 * w, norm=norm)
         self.e3 = CIG(2 * w, 2 * w, norm=norm)

@@ -308,7 +308,7 @@ def _known_parts(model: SGINet) -> bool:
     "Whether FRM and SIM are those that `_frm` and `_sim` compute."
     try:
         half = type(model.frm.e1.norm) is HalfInstanceNorm
-        norm, width = "half" if half else "instance", model.frm.d4.in_channels
+        norm, width = "half" if half else "instance", model.frm.width
         args = width, model.frm.output, norm
         known = _built_like(model.frm, frm.FRM, *args) and _built_like(
             model.sim, sim.SIM, width, model.sim.output, norm, model.sim.guidance
@@ -360,9 +360,9 @@ def _guidance(model: SGINet, coarse: torch.Tensor) -> torch.Tensor:
     "What SIM gets from SEM for a coarse picture 1×3×H×W."
     if not _known_sem(model.sem):
         scores = model.sem(coarse)
-        return scores if model.sim.guidance == "scores" else sem.class_guidance(scores)
+        return scores if sim.reads_scores(model.sim) else sem.class_guidance(scores)
     scores, size = _pspnet(model.sem, coarse), coarse.shape[-2:]
-    if model.sim.guidance != "scores":
+    if not sim.reads_scores(model.sim):
         return _class_map(scores, *size)
     return F.interpolate(scores, size, mode="bilinear", align_corners=True)
 

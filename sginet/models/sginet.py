@@ -30,9 +30,10 @@ from sginet.models.checkpoints import (
     source_name,
 )
 from .frm import FRM
+from .memory import available_memory
 from .pretrained import locate, sem_for
 from .sem import PSPNet, class_guidance, freeze, make_sem, sem_name
-from .sim import SIM
+from .sim import SIM, reads_scores
 
 # %% ../../nbs/models/05_sginet.ipynb #cd435b7d
 def _reflected(n: int, size: int) -> Tensor:
@@ -87,7 +88,7 @@ class SGINet(nn.Module, PyTorchModelHubMixin, library_name="sginet"):
         coarse = self.frm(rain)
         scores = self.sem(coarse)
         classes = class_guidance(scores)
-        guidance = scores.detach() if self.sim.guidance == "scores" else classes
+        guidance = scores.detach() if reads_scores(self.sim) else classes
         refined = self.sim(rain, coarse, guidance)
         results = refined, coarse, scores, classes
         return Derained(*(t[..., :height, :width] for t in results))
@@ -97,65 +98,6 @@ class SGINet(nn.Module, PyTorchModelHubMixin, library_name="sginet"):
         if getattr(self.sem, "frozen", False):
             self.sem.eval()
         return self
-
-# %% ../../nbs/models/05_sginet.ipynb #fac98289
-def _read_number(file: Path, key: str | None = None) -> int | None:
-    "The number in a file, or behind `key` in its line; None where there is none."
-    try:
-        words = file.read_text(encoding="utf-8").split()
-        return int(words[words.index(key) + 1 if key else 0])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _group_room(folder: Path, limit: str, used: str, cached: str) -> int | None:
-    "Bytes left in one control group; None where it has no limit."
-    most, now = _read_number(folder / limit), _read_number(folder / used)
-    if most is None or now is None or most >= 2**60:  # "max", or version 1's largest
-        return None
-    return max(0, most - now + (_read_number(folder / "memory.stat", cached) or 0))
-
-# %% ../../nbs/models/05_sginet.ipynb #3622120e
-_GROUP_FILES = {  # limit, use and reclaimable part, by version of control groups
-    2: ("memory.max", "memory.current", "inactive_file"),
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-}
-
-
-def _container_room(
-    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> int | None:
-    "Bytes left to this process's control groups; None outside of Linux or without a limit."
-    try:
-        lines = own.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    rooms = []
-    for _, controllers, path in (line.split(":", 2) for line in lines):
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        version = 1 if controllers else 2
-        top = root / "memory" if version == 1 else root
-        group = top / path.lstrip("/")
-        for folder in (group, *group.parents):  # a limit of a parent counts too
-            rooms.append(_group_room(folder, *_GROUP_FILES[version]))
-            if folder == top:
-                break
-    return min((room for room in rooms if room is not None), default=None)
-
-# %% ../../nbs/models/05_sginet.ipynb #f1c79b12
-def available_memory(
-    device: str | torch.device = "cpu",
-) -> int | None:
-    """Bytes that a computation on `device` can still get; None where that is not known.
-
-    On the CPU not more than a container's limit leaves."""
-    kind = torch.device(device).type
-    if kind != "cpu":
-        return torch.cuda.mem_get_info(device)[0] if kind == "cuda" else None
-    kilobytes = _read_number(Path("/proc/meminfo"), "MemAvailable:")
-    rooms = [None if kilobytes is None else 1024 * kilobytes, _container_room()]
-    return min((room for room in rooms if room is not None), default=None)
 
 # %% ../../nbs/models/05_sginet.ipynb #305f40e7
 @contextmanager
@@ -177,7 +119,9 @@ def bytes_needed(self: SGINet, height: int, width: int) -> int:
     from sginet.models import inference  # which imports this module
 
     pixels = max(64 * 32, -(-height // 32) * -(-width // 32) * 32**2)
-    c, like = self.frm.d4.in_channels, next(self.parameters())
+    # FRM or SIM may be a module of somebody else, of which nothing is known
+    c = max(getattr(part, "width", 0) for part in (self.frm, self.sim)) or 32
+    like = next(self.parameters())
     with _evaluation_mode(self), torch.no_grad():
         quick = inference.applies(self, like.new_empty(1, 3, 64, 64))
     if not quick:

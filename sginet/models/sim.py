@@ -74,7 +74,7 @@ class SIM(nn.Module):
         if guidance not in GUIDANCE_CHANNELS:
             raise ValueError(f"guidance {guidance!r} is not index, onehot or scores")
         c = [width * 2**i for i in range(5)]  # channels of the levels
-        self.output, self.guidance = output, guidance
+        self.width, self.output, self.guidance = width, output, guidance
         self.encoder = _encoder([6, *c[:-1]], c, norm)
         self.middle = nn.Sequential(*(ContextBlock(c[4], norm) for _ in range(4)))
         self.sie = _encoder([3 + GUIDANCE_CHANNELS[guidance], *c[1:]], c, norm)
@@ -104,3 +104,8 @@ class SIM(nn.Module):
 
     def extra_repr(self) -> str:
         return f"output={self.output}, guidance={self.guidance}"
+
+# %% ../../nbs/models/04_sim.ipynb #8c3423a4
+def reads_scores(sim: nn.Module) -> bool:
+    "Whether SIM reads SEM's scores; a module of another kind reads the class map."
+    return getattr(sim, "guidance", "index") == "scores"
