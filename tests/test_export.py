@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from sginet.cli.derain import derain
+from sginet.evaluate.speed import _network, _peak_on_cpu
+from sginet.images import sample_photo, save_image
 from sginet.models.export import (
     TOLERANCE,
+    OnnxNetwork,
     differences,
     onnx_session,
     to_onnx,
@@ -81,3 +86,34 @@ def test_a_program_stays_on_its_card_and_onnx_is_written_from_there(tmp_path):
     assert max(r["refined"] for r in rows) < TOLERANCE
     to_onnx(model, tmp_path / "tiny.onnx")
     assert next(model.parameters()).is_cuda
+
+
+def test_a_graph_derains_a_folder(tmp_path, capsys):
+    """sginet-derain --model FILE.onnx writes what the network's own derain gives."""
+    torch.manual_seed(0)
+    # guided by scores: in a class map, rounding could decide between two equal classes
+    model = SGINet(4, "small8", "scaled", "half", "scores").eval()
+    for conv in (model.frm.d4, model.sim.last):
+        nn.init.normal_(conv.weight, std=0.05)  # else nothing changes
+    to_onnx(model, tmp_path / "net.onnx")
+    picture = sample_photo().resize((150, 100))
+    save_image(picture, tmp_path / "in" / "a.png")
+    command = [str(tmp_path / "in"), "--model", str(tmp_path / "net.onnx"), "--out"]
+    assert derain([*command, str(tmp_path / "out")]) == 0
+    made = np.asarray(Image.open(tmp_path / "out" / "a.png")).astype(int)
+    assert abs(made - np.asarray(model.derain(picture))).max() <= 1
+    assert abs(made - np.asarray(picture)).mean() > 1
+    command[2] = str(tmp_path / "nothing.onnx")
+    assert derain([*command, str(tmp_path / "out")]) == 1
+    assert "nothing.onnx: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny", "width 32"])
+def test_a_graph_needs_no_more_memory_than_it_says(name, tmp_path):
+    """Both the peak of a process of its own, which is refused before it is too large."""
+    file = tmp_path / "net.onnx"
+    to_onnx(_network(name, "cpu"), file)
+    peak = _peak_on_cpu(name, "onnxruntime", (256, 512), file)
+    assert 0.4 < peak / OnnxNetwork(file).bytes_needed(256, 512) < 1
+    file.unlink()

@@ -68,7 +68,8 @@ def _parser():
     add(
         "--model",
         default="tiny",
-        help="a shipped model, a saved model's folder, or a run (default: tiny)",
+        help="a shipped model, a saved model's folder, a run, or an ONNX file of "
+        "sginet-weights, which onnxruntime computes (default: tiny)",
     )
     add("--overwrite", action="store_true", help="replace results that exist")
     add(
@@ -164,8 +165,8 @@ def derain_files(
             yield _outcome(*writing.popleft())
 
 # %% ../../nbs/cli/03_derain.ipynb #c3b893eb
-def _load(opt):
-    "The model and the options of `SGINet.derain`. Raises `ValueError` for wrong names."
+def _network(opt):
+    "An SGINet on the device asked for. Raises `ValueError` for wrong names."
     device = find_device(opt.device)
     import torch
 
@@ -179,6 +180,27 @@ def _load(opt):
         print("--compile is left out: in float32 a CPU is faster without it")
     elif opt.compile:
         model.compile(dynamic=False)
+    return model
+
+
+def _graph(opt):
+    "The network of an ONNX file. Raises `ValueError` for options that it cannot follow."
+    if opt.bfloat16 or opt.compile or opt.device not in (None, "cpu"):
+        raise ValueError(
+            f"{opt.model} is computed by onnxruntime on the CPU in float32: leave out"
+            " --bfloat16, --compile and --device"
+        )
+    from sginet.models.export import OnnxNetwork
+
+    return OnnxNetwork(opt.model)
+
+
+def _load(opt):
+    "The model and the options of its `derain`."
+    is_graph = Path(opt.model).suffix.lower() == ".onnx"
+    model = _graph(opt) if is_graph else _network(opt)
+    import torch
+
     precision = torch.bfloat16 if opt.bfloat16 else None
     work = opt.work_megapixels and opt.work_megapixels * 1e6
     return model, dict(work_pixels=work, precision=precision)

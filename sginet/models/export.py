@@ -22,7 +22,7 @@ from torch.export import Dim, ExportedProgram
 
 from ..images import atomic_write
 from .sem import class_guidance
-from .sginet import Derained, SGINet, pad_to_multiple
+from .sginet import Derained, SGINet, pad_to_multiple, widest
 from .sim import reads_scores
 
 # %% ../../nbs/models/07_export.ipynb #4c9ecff4
@@ -249,6 +249,49 @@ def _checked(
         )
     return rows
 
+# %% ../../nbs/models/07_export.ipynb #51301c21
+class OnnxNetwork(nn.Module):
+    """A file of `to_onnx`, computed by onnxruntime on the CPU and used like an SGINet.
+
+    Raises `ImportError` without onnxruntime, `FileNotFoundError`, and `ValueError` for a
+    file that holds something else."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike,  # an ONNX file
+    ):
+        super().__init__()
+        self.session, names = _opened_graph(path), list(Derained._fields)
+        facts = self.session.get_modelmeta().custom_metadata_map
+        if [o.name for o in self.session.get_outputs()] != names:
+            raise ValueError(f"{path} is no graph of an SGINet: {', '.join(names)}")
+        self.width = int(facts.get("sginet.width", 32))
+        # `derain` asks the weights where to compute, and in which precision
+        self.register_parameter("place", nn.Parameter(torch.empty(0), False))
+
+    def forward(self, rain: Tensor) -> Derained:
+        found = self.session.run(None, {"rain": rain.numpy()})
+        return Derained(*map(torch.from_numpy, found))
+
+    def bytes_needed(self, height: int, width: int) -> int:
+        "Memory for `height`×`width` pixels at the peak, beside the weights; measured."
+        pixels = max(64 * 32, (height + 31) * (width + 31))
+        return int(pixels * (120 * self.width + 300) + 50e6)
+
+    derain = SGINet.derain
+
+
+def _opened_graph(path: str | os.PathLike):
+    "The session of a file. Raises `FileNotFoundError` or `ValueError`, naming the file."
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    _needed("onnxruntime")
+    try:
+        return onnx_session(path)
+    except Exception as fault:  # onnxruntime has a class for each kind of damage
+        said = str(fault).strip().splitlines()[0]
+        raise ValueError(f"{path} is damaged or no ONNX file ({said})") from None
+
 # %% ../../nbs/models/07_export.ipynb #511fbb70
 @contextmanager
 def _new_file(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
@@ -279,13 +322,10 @@ def to_onnx(
         program = program or to_program(model)
         with _without_warnings():
             graph = torch.onnx.export(program, dynamo=True, verbose=False, **names)
-        onnx.save(_plain_proto(graph.model_proto), part)
-        session = onnx_session(part)
-
-        def run(x: Tensor) -> Iterator[Tensor]:
-            return map(torch.from_numpy, session.run(None, {"rain": x.numpy()}))
-
-        return _checked(model, run)
+        proto = _plain_proto(graph.model_proto)
+        onnx.helper.set_model_props(proto, {"sginet.width": str(widest(model))})
+        onnx.save(proto, part)
+        return _checked(model, OnnxNetwork(part))
 
 # %% ../../nbs/models/07_export.ipynb #94e9b883
 def write_program(

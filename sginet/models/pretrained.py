@@ -119,8 +119,13 @@ def _misplaced_file(path: Path) -> str:
     "What a file is that no model can be loaded from, and what to give instead."
     if path.name in (*MODEL_FILES, "card.json"):
         return f"{path} is a file of a saved model; give its folder, {path.parent}"
-    if path.suffix in (".onnx", ".pt2"):
-        return f"{path} is an exported graph, which other programs run"
+    if path.suffix == ".onnx":
+        return (
+            f"{path} is an exported graph, which sginet-derain --model takes, and in"
+            " Python sginet.models.export.OnnxNetwork"
+        )
+    if path.suffix == ".pt2":
+        return f"{path} is an exported graph, which torch.export.load reads"
     if path.suffix == ".safetensors":
         return (
             f"{path} is weights alone; a saved model is a folder with config.json too"
