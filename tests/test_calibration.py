@@ -57,6 +57,7 @@ def score(picture, rate, seed):
     ]
 
 
+@pytest.mark.slow
 def test_rain_at_cityscapes_size_costs_what_was_published(shared):
     pictures = cityscapes(shared) + list(upscaled(camvid(shared)[::13]))
     assert len(pictures) == 10

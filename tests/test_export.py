@@ -57,6 +57,7 @@ def test_a_program_of_another_sem_and_form():
     assert max(r["guidance"] for r in rows) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", ["onehot", "scores"])
 def test_onnx_of_each_guidance_form(guidance, tmp_path):
     torch.manual_seed(0)
@@ -88,6 +89,7 @@ def test_a_program_stays_on_its_card_and_onnx_is_written_from_there(tmp_path):
     assert next(model.parameters()).is_cuda
 
 
+@pytest.mark.slow
 def test_a_graph_derains_a_folder(tmp_path, capsys):
     """sginet-derain --model FILE.onnx writes what the network's own derain gives."""
     torch.manual_seed(0)

@@ -117,7 +117,7 @@ def figure(self: TrainingMonitor) -> Figure | None:
 @patch
 def poll(self: TrainingMonitor) -> None:
     """Look for changes until the monitor is closed or no longer follows."""
-    before = run_stamp(self.settings.folder)
+    before = None  # what was written before the first look counts too
     while not self._closing.wait(self.every):
         with self._lock:
             if not self.settings.follow:
