@@ -23,6 +23,8 @@ import pytest
 from sginet.data.rain import render
 from sginet.data.scenes import draw_scene
 from sginet.images import save_image
+from sginet.models.export import to_onnx
+from sginet.models.sginet import SGINet
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -109,6 +111,7 @@ def place(tmp_path_factory):
                 )
     save_image(render(streets[0], 100).rainy, place / "rainy.jpg")
     save_image(render(streets[1], 100).rainy, place / "a_folder/b.png")
+    to_onnx(SGINet.from_pretrained("tiny"), place / "tiny.onnx")
     return place
 
 
