@@ -75,7 +75,9 @@ def depth_from_classes(
 
     Sky is far, the ground is a plane, things stand on it. Raises `ValueError` for
     what is no class map."""
-    maps = torch.as_tensor(classes).cpu().numpy()
+    # not by torch.as_tensor, which warns of arrays that may not be written to
+    given = torch.is_tensor(classes)
+    maps = classes.cpu().numpy() if given else np.asarray(classes)
     valid = maps.ndim in (2, 3) and maps.dtype.kind in "iu"
     if not (valid and (((maps >= 0) & (maps < len(CLASSES))) | (maps == IGNORE)).all()):
         raise ValueError(
@@ -89,5 +91,5 @@ def depth_from_classes(
     depths = [
         _reveal(m, *_stand(m, ground, camera.d_max)) for m in maps.reshape(-1, h, w)
     ]
-    device = torch.as_tensor(classes).device
-    return torch.from_numpy(np.stack(depths))[:, None].to(device)
+    depth = torch.from_numpy(np.stack(depths))[:, None]
+    return depth.to(classes.device) if given else depth
